@@ -1,0 +1,83 @@
+//! Every limit in one place, and the settings a session is made with.
+//!
+//! Limits are constants, asserted against each other at compile time. No input from outside
+//! decides an allocation: it is compared with one of these first (see each constant's source).
+
+use crate::time::Duration;
+
+/// Fixed limits. Figures are bytes unless the name says otherwise.
+pub mod limits {
+    use super::Duration;
+
+    /// Largest `.torrent` file.
+    pub const TORRENT_FILE: usize = 10 << 20;
+    /// Most pieces in a torrent.
+    pub const PIECES: u32 = 1 << 20;
+    /// Most files in a torrent, pad files included.
+    pub const FILES: usize = 200_000;
+    /// Largest piece length.
+    pub const PIECE_LEN: u32 = 256 << 20;
+    /// Deepest path, in components below the download folder.
+    pub const PATH_DEPTH: usize = 32;
+    /// Longest path component as written to disk.
+    pub const PATH_COMPONENT: usize = 255;
+    /// Longest path below the download folder.
+    pub const PATH_TOTAL: usize = 1024;
+    /// Most tracker URLs kept from one torrent.
+    pub const TRACKERS: usize = 100;
+    /// Deepest nesting of a bencoded value.
+    pub const BENCODE_DEPTH: usize = 32;
+    /// Most tokens (integers, strings, lists, dictionaries) of a bencoded value.
+    pub const BENCODE_TOKENS: usize = 1 << 20;
+
+    /// Largest block that is served to a peer (BEP 3 asks for 16 KiB; some old clients ask for more).
+    pub const BLOCK_SERVED: u32 = 128 << 10;
+    /// Largest frame a peer may send, a bitfield apart: a block of [`BLOCK_SERVED`] and its header.
+    pub const FRAME: u32 = BLOCK_SERVED + 9;
+    /// Largest extended message (BEP 10) that is read.
+    pub const EXTENDED_FRAME: u32 = 128 << 10;
+    /// Requests of one peer that are kept waiting (announced to it as `reqq`).
+    pub const REQUESTS_IN: usize = 2000;
+    /// Requests of all peers together that are kept waiting.
+    pub const REQUESTS_IN_TOTAL: usize = 64 * 1024;
+    /// Requests that are kept outstanding at one peer, whatever it announces.
+    pub const REQUESTS_OUT: usize = 2000;
+    /// What BEP 10 says to assume of a peer that announces no `reqq`.
+    pub const REQUESTS_OUT_DEFAULT: usize = 250;
+    /// Control bytes waiting for one peer's socket before it is closed as stuck.
+    pub const OUTBOX: usize = 256 << 10;
+    /// Pieces in an allowed-fast set (BEP 6).
+    pub const ALLOWED_FAST: usize = 5;
+
+    /// A peer that has not finished its handshake by then is closed.
+    pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+    /// A connection attempt is given up after this long.
+    pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+    /// A peer that has sent nothing for this long is closed.
+    pub const PEER_TIMEOUT: Duration = Duration::from_secs(130);
+    /// A keep-alive is sent after this long without sending anything.
+    pub const KEEP_ALIVE: Duration = Duration::from_secs(90);
+    /// A peer in which neither side has been interested for this long is closed when room is wanted.
+    pub const USELESS_TIMEOUT: Duration = Duration::from_secs(600);
+
+    /// Largest tracker reply body.
+    pub const TRACKER_BODY: usize = 1 << 20;
+    /// Largest HTTP head.
+    pub const HTTP_HEAD: usize = 64 << 10;
+    /// Redirects followed for one announce.
+    pub const REDIRECTS: u32 = 5;
+    /// Peers asked of a tracker.
+    pub const NUMWANT: u32 = 80;
+    /// Shortest and longest announce interval obeyed.
+    pub const ANNOUNCE_INTERVAL: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(24 * 3600));
+
+    /// Addresses remembered for one torrent.
+    pub const SWARM: usize = 1000;
+    /// Connection attempts under way at once.
+    pub const HALF_OPEN: usize = 16;
+
+    const _: () = assert!(FRAME >= crate::id::BLOCK_LEN + 9);
+    const _: () = assert!(REQUESTS_IN <= REQUESTS_IN_TOTAL);
+    const _: () = assert!(HANDSHAKE_TIMEOUT.as_secs() < PEER_TIMEOUT.as_secs());
+    const _: () = assert!(KEEP_ALIVE.as_secs() < PEER_TIMEOUT.as_secs());
+}

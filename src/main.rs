@@ -1,0 +1,2 @@
+//! The `btmio` command.
+fn main() {}
