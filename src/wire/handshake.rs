@@ -1,0 +1,163 @@
+//! The 68 bytes each side sends first (BEP 3).
+//!
+//! ```text
+//!  0      1                     20         28          48        68
+//!  | 19   | BitTorrent protocol | reserved | info hash | peer id |
+//! ```
+//!
+//! The acceptor may answer as soon as the first 48 bytes are in, and some clients send their peer
+//! id only after they have seen ours, so the reader reports the two parts one after the other.
+//! A wrong byte in the first 20 is an error at once, however the input is split: whatever it is
+//! (HTTP, TLS, an encrypted handshake), waiting for more of it is of no use.
+//!
+//! Invariants of [`HandshakeReader`]: it never takes a byte behind the 68th, it holds at most
+//! [`HANDSHAKE_LEN`] bytes and never allocates; what it holds of the first 20 bytes is right.
+//!
+//! Not here: which info hash is welcome, whose peer id it is, time-outs, encryption.
+//!
+//! Link: [BEP 3](https://www.bittorrent.org/beps/bep_0003.html); the reserved bits are listed in
+//! [BEP 4](https://www.bittorrent.org/beps/bep_0004.html).
+
+use super::WireError;
+use crate::id::{InfoHash, PeerId};
+use std::fmt;
+
+/// Bytes of a handshake.
+pub const HANDSHAKE_LEN: usize = 68;
+
+/// What every handshake starts with: the length of the name and the name.
+pub const PROTOCOL: &[u8; 20] = b"\x13BitTorrent protocol";
+
+/// Bytes up to and with the info hash.
+const TO_INFO_HASH: usize = 48;
+
+/// The 8 reserved bytes: one bit for each extension. Unknown bits mean nothing.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Reserved([u8; 8]);
+
+impl Reserved {
+    /// Wraps the 8 raw bytes.
+    pub const fn new(bytes: [u8; 8]) -> Self {
+        Self(bytes)
+    }
+    /// What we send: extension protocol and fast extension.
+    pub const fn ours() -> Self {
+        Self([0, 0, 0, 0, 0, 0x10, 0, 0x04])
+    }
+    /// The 8 raw bytes.
+    pub const fn as_bytes(&self) -> &[u8; 8] {
+        &self.0
+    }
+    /// The extension protocol (BEP 10).
+    pub const fn has_extended(self) -> bool {
+        self.0[5] & 0x10 != 0
+    }
+    /// The fast extension (BEP 6).
+    pub const fn has_fast(self) -> bool {
+        self.0[7] & 0x04 != 0
+    }
+    /// The distributed hash table (BEP 5): the peer sends and takes `port`.
+    pub const fn has_dht(self) -> bool {
+        self.0[7] & 0x01 != 0
+    }
+    /// An upgrade to version 2 is offered or taken (BEP 52).
+    pub const fn has_v2(self) -> bool {
+        self.0[7] & 0x10 != 0
+    }
+}
+impl fmt::Debug for Reserved {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", u64::from_be_bytes(self.0))
+    }
+}
+
+/// What a handshake says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Handshake {
+    /// Which extensions the sender has.
+    pub reserved: Reserved,
+    /// The torrent (of a version 2 torrent: the first 20 bytes of its hash).
+    pub info_hash: InfoHash,
+    /// The sender.
+    pub peer_id: PeerId,
+}
+
+/// The bytes of a handshake.
+pub fn encode_handshake(h: &Handshake) -> [u8; HANDSHAKE_LEN] {
+    let mut out = [0; HANDSHAKE_LEN];
+    out[..20].copy_from_slice(PROTOCOL);
+    out[20..28].copy_from_slice(&h.reserved.0);
+    out[28..48].copy_from_slice(h.info_hash.as_bytes());
+    out[48..].copy_from_slice(h.peer_id.as_bytes());
+    out
+}
+
+/// What [`HandshakeReader::feed`] found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum HandshakeEvent {
+    /// The first 48 bytes are in: enough for the acceptor to answer.
+    InfoHash(Reserved, InfoHash),
+    /// All 68 bytes are in.
+    Done(Handshake),
+}
+
+/// Reads a handshake that arrives in any split.
+#[derive(Clone)]
+pub struct HandshakeReader {
+    buf: [u8; HANDSHAKE_LEN],
+    len: u8,
+}
+
+impl HandshakeReader {
+    /// A reader that has seen nothing.
+    pub const fn new() -> Self {
+        Self { buf: [0; HANDSHAKE_LEN], len: 0 }
+    }
+
+    /// Takes bytes up to the next event: how many, and the event. [`HandshakeEvent::InfoHash`]
+    /// comes first and takes nothing behind byte 48; call again with the rest of the input, until
+    /// [`HandshakeEvent::Done`]. After that nothing is taken.
+    ///
+    /// # Errors
+    /// [`WireError::BadHandshake`] at the first byte that does not belong there.
+    pub fn feed(&mut self, input: &[u8]) -> Result<(usize, Option<HandshakeEvent>), WireError> {
+        let have = usize::from(self.len);
+        let end = if have < TO_INFO_HASH { TO_INFO_HASH } else { HANDSHAKE_LEN };
+        let n = input.len().min(end - have);
+        if n == 0 {
+            return Ok((0, None));
+        }
+        for (at, &got) in (have..PROTOCOL.len()).zip(&input[..n]) {
+            if got != PROTOCOL[at] {
+                return Err(WireError::BadHandshake { at: at as u8, wanted: PROTOCOL[at], got });
+            }
+        }
+        self.buf[have..have + n].copy_from_slice(&input[..n]);
+        self.len += n as u8;
+        Ok((n, self.event()))
+    }
+
+    /// The event that belongs to the bytes held.
+    fn event(&self) -> Option<HandshakeEvent> {
+        let reserved = Reserved(self.part(20));
+        let info_hash = InfoHash::new(self.part(28));
+        match usize::from(self.len) {
+            TO_INFO_HASH => Some(HandshakeEvent::InfoHash(reserved, info_hash)),
+            HANDSHAKE_LEN => {
+                Some(HandshakeEvent::Done(Handshake { reserved, info_hash, peer_id: PeerId::new(self.part(48)) }))
+            }
+            _ => None,
+        }
+    }
+
+    fn part<const N: usize>(&self, at: usize) -> [u8; N] {
+        let mut out = [0; N];
+        out.copy_from_slice(&self.buf[at..at + N]);
+        out
+    }
+}
+impl Default for HandshakeReader {
+    fn default() -> Self {
+        Self::new()
+    }
+}
