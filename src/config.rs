@@ -5,6 +5,51 @@
 
 use crate::time::Duration;
 
+/// How a session behaves. `Config::default()` suits a home machine.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Connected peers of all torrents together.
+    pub max_peers: usize,
+    /// Connected peers of one torrent.
+    pub max_peers_torrent: usize,
+    /// Connection attempts under way at once.
+    pub half_open: usize,
+    /// Peers of a torrent that are unchoked at once, the optimistic one included.
+    pub unchoke_slots: usize,
+    /// Payload sent per second, all torrents together; `None` is unlimited.
+    pub up_limit: Option<u64>,
+    /// Payload received per second, all torrents together; `None` is unlimited.
+    pub down_limit: Option<u64>,
+    /// Receive straight into place, several predicted blocks a call; otherwise by way of a scratch buffer.
+    pub predict: bool,
+    /// Blocks that one receive call covers at most, when predicting.
+    pub stride: usize,
+    /// Requests are kept outstanding for so much time at the present rate.
+    pub queue_time: Duration,
+    /// A peer that owes blocks and has sent none for so long is snubbed.
+    pub snub_timeout: Duration,
+    /// How often the record for resuming is saved while something changes.
+    pub save_interval: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            max_peers: 200,
+            max_peers_torrent: 100,
+            half_open: limits::HALF_OPEN,
+            unchoke_slots: 8,
+            up_limit: None,
+            down_limit: None,
+            predict: true,
+            stride: 64,
+            queue_time: Duration::from_secs(2),
+            snub_timeout: Duration::from_secs(30),
+            save_interval: Duration::from_secs(30),
+        }
+    }
+}
+
 /// Fixed limits. Figures are bytes unless the name says otherwise.
 pub mod limits {
     use super::Duration;
@@ -46,6 +91,8 @@ pub mod limits {
     pub const REQUESTS_OUT_DEFAULT: usize = 250;
     /// Control bytes waiting for one peer's socket before it is closed as stuck.
     pub const OUTBOX: usize = 256 << 10;
+    /// Blocks that one receive call covers at most.
+    pub const RUN: usize = 64;
     /// Pieces in an allowed-fast set (BEP 6).
     pub const ALLOWED_FAST: usize = 5;
 
