@@ -116,7 +116,9 @@ fn azureus(id: &[u8; 20]) -> Option<String> {
     if !id[1..7].iter().all(u8::is_ascii_graphic) {
         return None;
     }
-    let Ok(at) = CLIENTS.binary_search_by_key(&[*c0, *c1], |row| *row.0) else { return Some(printable_bytes(&id[..8])) };
+    let Ok(at) = CLIENTS.binary_search_by_key(&[*c0, *c1], |row| *row.0) else {
+        return Some(printable_bytes(&id[..8]));
+    };
     let (_, name, style) = CLIENTS[at];
     let mut out = format!("{name} ");
     // Writing to a string cannot fail, hence the unused results.
