@@ -361,3 +361,6 @@ fn block(header: &[u8; PIECE_HEADER_LEN]) -> Block {
     let field = |at: usize| u32::from_be_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
     Block::new(field(5), field(9), field(0) - 9)
 }
+
+#[cfg(test)]
+mod tests;

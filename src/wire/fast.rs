@@ -37,3 +37,37 @@ pub fn allowed_fast_set(info_hash: InfoHash, ip: Ipv4Addr, pieces: u32, k: usize
     }
     set
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn set(ip: [u8; 4], pieces: u32, k: usize) -> Vec<u32> {
+        let set = allowed_fast_set(InfoHash::new([0xAA; 20]), ip.into(), pieces, k);
+        set.into_iter().map(PieceIndex::get).collect()
+    }
+
+    #[test]
+    fn the_vectors_of_bep_6() {
+        assert_eq!(set([80, 4, 4, 200], 1313, 7), [1059, 431, 808, 1217, 287, 376, 1188]);
+        assert_eq!(set([80, 4, 4, 200], 1313, 9), [1059, 431, 808, 1217, 287, 376, 1188, 353, 508]);
+        // Beyond the BEP: the word after the ninth member repeats none.
+        assert_eq!(set([80, 4, 4, 200], 1313, 10)[9], 1246);
+    }
+
+    #[test]
+    fn neighbours_share_a_set() {
+        assert_eq!(set([80, 4, 4, 1], 1313, 7), set([80, 4, 4, 200], 1313, 7));
+        assert_ne!(set([80, 4, 5, 200], 1313, 7), set([80, 4, 4, 200], 1313, 7));
+    }
+
+    #[test]
+    fn small_torrents_end() {
+        assert_eq!(set([1, 2, 3, 4], 0, 5), [0; 0]);
+        assert_eq!(set([1, 2, 3, 4], 5, 5), [0, 1, 2, 3, 4]);
+        let mut six = set([1, 2, 3, 4], 6, 5);
+        six.sort_unstable();
+        six.dedup();
+        assert_eq!(six.len(), 5, "five different ones of six");
+    }
+}

@@ -161,3 +161,87 @@ impl Default for HandshakeReader {
         Self::new()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample() -> Handshake {
+        Handshake {
+            reserved: Reserved::ours(),
+            info_hash: InfoHash::new(*b"HHHHHHHHHHHHHHHHHHHH"),
+            peer_id: PeerId::new(*b"-XX0001-abcdefghijkl"),
+        }
+    }
+
+    /// Feeds `input` cut at `cuts`; the events, and how many bytes had been taken at each.
+    fn read(input: &[u8], mut cuts: impl FnMut() -> usize) -> Result<Vec<(usize, HandshakeEvent)>, WireError> {
+        let (mut reader, mut at, mut events) = (HandshakeReader::new(), 0, Vec::new());
+        while at < input.len() {
+            let mut chunk = &input[at..input.len().min(at + cuts())];
+            while !chunk.is_empty() {
+                let (n, event) = reader.feed(chunk)?;
+                if n == 0 {
+                    return Ok(events);
+                }
+                at += n;
+                chunk = &chunk[n..];
+                events.extend(event.map(|e| (at, e)));
+            }
+        }
+        Ok(events)
+    }
+
+    #[test]
+    fn bytes_are_where_bep_3_puts_them() {
+        let mut wanted = b"\x13BitTorrent protocol\0\0\0\0\0\x10\0\x04".to_vec();
+        wanted.extend_from_slice(b"HHHHHHHHHHHHHHHHHHHH-XX0001-abcdefghijkl");
+        assert_eq!(encode_handshake(&sample()).as_slice(), wanted);
+    }
+
+    #[test]
+    fn reserved_bits() {
+        let ours = Reserved::ours();
+        assert!(ours.has_extended() && ours.has_fast() && !ours.has_dht() && !ours.has_v2());
+        let all = Reserved::new([0xFF; 8]);
+        assert!(all.has_extended() && all.has_fast() && all.has_dht() && all.has_v2());
+        let dht = Reserved::new([0, 0, 0, 0, 0, 0, 0, 1]);
+        assert!(dht.has_dht() && !dht.has_fast() && !dht.has_extended());
+        assert!(Reserved::new([0, 0, 0, 0, 0, 0, 0, 0x10]).has_v2());
+    }
+
+    #[test]
+    fn every_split_gives_the_same_two_events_at_the_same_bytes() {
+        let h = sample();
+        let mut input = encode_handshake(&h).to_vec();
+        input.extend_from_slice(b"\0\0\0\x01\x02 what follows is not ours");
+        let wanted = vec![(48, HandshakeEvent::InfoHash(h.reserved, h.info_hash)), (68, HandshakeEvent::Done(h))];
+        for size in 1..=input.len() {
+            assert_eq!(read(&input, || size).as_ref(), Ok(&wanted), "in chunks of {size}");
+        }
+        let mut rng = crate::rng::seeded(3);
+        for _ in 0..500 {
+            assert_eq!(read(&input, || rng.usize(1..30)).as_ref(), Ok(&wanted));
+        }
+    }
+
+    #[test]
+    fn a_wrong_byte_is_an_error_as_soon_as_it_comes() {
+        let good = encode_handshake(&sample());
+        for at in 0..20 {
+            let mut input = good[..=at].to_vec();
+            input[at] ^= 0x20;
+            let error = WireError::BadHandshake { at: at as u8, wanted: good[at], got: good[at] ^ 0x20 };
+            for size in 1..=input.len() {
+                assert_eq!(read(&input, || size), Err(error), "byte {at} in chunks of {size}");
+            }
+        }
+    }
+
+    #[test]
+    fn any_reserved_bytes_are_welcome() {
+        let h = Handshake { reserved: Reserved::new([0xFF; 8]), ..sample() };
+        let events = read(&encode_handshake(&h), || 68).unwrap();
+        assert_eq!(events.last(), Some(&(68, HandshakeEvent::Done(h))));
+    }
+}

@@ -339,3 +339,148 @@ fn with_block(out: &mut Vec<u8>, id: u8, block: &Block) {
     m[13..].copy_from_slice(&block.len.to_be_bytes());
     out.extend_from_slice(&m);
 }
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// One of each, with odd numbers.
+    pub(in crate::wire) fn one_of_each() -> Vec<Message<'static>> {
+        let block = Block::new(0x0102_0304, 0x0506_0708, 0x090A_0B0C);
+        let piece = PieceIndex::new(0xFFFF_FFFE);
+        vec![
+            Message::KeepAlive,
+            Message::Choke,
+            Message::Unchoke,
+            Message::Interested,
+            Message::NotInterested,
+            Message::Have(piece),
+            Message::Bitfield(&[]),
+            Message::Bitfield(&[0xAA, 0x80]),
+            Message::Request(block),
+            Message::Piece { piece, begin: 0x4000, data: b"data" },
+            Message::Piece { piece, begin: 0, data: b"" },
+            Message::Cancel(block),
+            Message::Port(0x1AE1),
+            Message::Suggest(piece),
+            Message::HaveAll,
+            Message::HaveNone,
+            Message::Reject(block),
+            Message::AllowedFast(piece),
+            Message::Extended { id: 0, payload: b"d1:mdee" },
+            Message::Extended { id: 255, payload: b"" },
+            Message::Unknown { id: 10, len: 0 },
+            Message::Unknown { id: 255, len: 40 },
+        ]
+    }
+
+    fn bytes(msg: &Message<'_>) -> Vec<u8> {
+        let mut out = Vec::new();
+        encode(msg, &mut out);
+        out
+    }
+
+    #[test]
+    fn every_message_round_trips() {
+        for msg in one_of_each() {
+            let out = bytes(&msg);
+            assert_eq!(parse_frame(&out, limits()), Ok(Some((msg, out.len()))));
+            assert_eq!(parse(&out[4..]), Ok(msg));
+        }
+    }
+
+    fn limits() -> u32 {
+        crate::config::limits::FRAME
+    }
+
+    #[test]
+    fn bytes_are_where_the_beps_put_them() {
+        let block = Block::new(0x0102_0304, 0x0506_0708, 0x090A_0B0C);
+        for (msg, wanted) in [
+            (Message::KeepAlive, &b"\0\0\0\0"[..]),
+            (Message::Choke, b"\0\0\0\x01\0"),
+            (Message::Unchoke, b"\0\0\0\x01\x01"),
+            (Message::Interested, b"\0\0\0\x01\x02"),
+            (Message::NotInterested, b"\0\0\0\x01\x03"),
+            (Message::Have(PieceIndex::new(258)), b"\0\0\0\x05\x04\0\0\x01\x02"),
+            (Message::Bitfield(b"ab"), b"\0\0\0\x03\x05ab"),
+            (Message::Request(block), b"\0\0\0\x0d\x06\x01\x02\x03\x04\x05\x06\x07\x08\x09\x0a\x0b\x0c"),
+            (
+                Message::Piece { piece: PieceIndex::new(1), begin: 2, data: b"xyz" },
+                b"\0\0\0\x0c\x07\0\0\0\x01\0\0\0\x02xyz",
+            ),
+            (Message::Cancel(block), b"\0\0\0\x0d\x08\x01\x02\x03\x04\x05\x06\x07\x08\x09\x0a\x0b\x0c"),
+            (Message::Port(6881), b"\0\0\0\x03\x09\x1a\xe1"),
+            (Message::Suggest(PieceIndex::new(1)), b"\0\0\0\x05\x0d\0\0\0\x01"),
+            (Message::HaveAll, b"\0\0\0\x01\x0e"),
+            (Message::HaveNone, b"\0\0\0\x01\x0f"),
+            (Message::Reject(block), b"\0\0\0\x0d\x10\x01\x02\x03\x04\x05\x06\x07\x08\x09\x0a\x0b\x0c"),
+            (Message::AllowedFast(PieceIndex::new(1)), b"\0\0\0\x05\x11\0\0\0\x01"),
+            (Message::Extended { id: 3, payload: b"p" }, b"\0\0\0\x03\x14\x03p"),
+        ] {
+            assert_eq!(bytes(&msg), wanted, "{msg:?}");
+        }
+        assert_eq!(piece_header(&Block::new(1, 2, 16384)), *b"\0\0\x40\x09\x07\0\0\0\x01\0\0\0\x02");
+    }
+
+    #[test]
+    fn encoding_appends() {
+        let mut out = b"before".to_vec();
+        encode(&Message::Choke, &mut out);
+        encode(&Message::KeepAlive, &mut out);
+        assert_eq!(out, b"before\0\0\0\x01\0\0\0\0\0");
+    }
+
+    #[test]
+    fn a_length_must_fit_its_id() {
+        // id, the shortest length accepted, the longest.
+        let fixed: &[(u8, u32, u32)] =
+            &[(0, 1, 1), (1, 1, 1), (2, 1, 1), (3, 1, 1), (4, 5, 5), (5, 1, 60), (6, 13, 13), (7, 9, 60), (8, 13, 13)];
+        let more: &[(u8, u32, u32)] =
+            &[(9, 3, 3), (13, 5, 5), (14, 1, 1), (15, 1, 1), (16, 13, 13), (17, 5, 5), (20, 2, 60), (21, 1, 60)];
+        for &(id, low, high) in fixed.iter().chain(more) {
+            for len in 1..=60u32 {
+                let mut frame = vec![0; len as usize];
+                frame[0] = id;
+                let error = WireError::BadLength { id, len };
+                match parse(&frame) {
+                    Ok(_) => assert!((low..=high).contains(&len), "id {id} length {len} was accepted"),
+                    Err(e) => assert!(!(low..=high).contains(&len) && e == error, "id {id} length {len}: {e}"),
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_frame_is_limited_by_its_length_field_alone() {
+        let frame = bytes(&Message::Bitfield(&[0; 9]));
+        assert_eq!(parse_frame(&frame, 10).map(|m| m.is_some()), Ok(true));
+        assert_eq!(parse_frame(&frame, 9), Err(WireError::FrameTooLong { len: 10, limit: 9 }));
+        assert_eq!(parse_frame(&frame[..4], 9), Err(WireError::FrameTooLong { len: 10, limit: 9 }));
+        for n in 0..frame.len() {
+            assert_eq!(parse_frame(&frame[..n], 10), Ok(None), "{n} bytes are not a frame");
+        }
+    }
+
+    #[test]
+    fn errors_say_what_was_wanted() {
+        let text = parse(&[4, 0, 0]).unwrap_err().to_string();
+        assert_eq!(text, "message id 4 (have) of 3 bytes, wanted 5");
+    }
+
+    #[test]
+    fn garbage_never_panics() {
+        let mut rng = crate::rng::seeded(7);
+        for _ in 0..50_000 {
+            let mut frame = vec![0; rng.usize(..40)];
+            rng.fill(&mut frame);
+            if let Some(id) = frame.first_mut() {
+                *id %= 24;
+            }
+            if let Ok(msg) = parse(&frame) {
+                let out = bytes(&msg);
+                assert_eq!(out.len(), frame.len() + 4, "{msg:?} is as long as what it was read from");
+            }
+        }
+    }
+}

@@ -34,11 +34,12 @@ pub use fast::allowed_fast_set;
 pub use handshake::{HANDSHAKE_LEN, Handshake, HandshakeEvent, HandshakeReader, PROTOCOL, Reserved, encode_handshake};
 pub use message::{Message, PIECE_HEADER_LEN, encode, id, parse, parse_frame, piece_header};
 
+use crate::bencode;
 use std::fmt;
 
 /// Why bytes from a peer are not the wire protocol. Each is a reason to close the connection,
 /// [`BadExtended`](Self::BadExtended) apart.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum WireError {
     /// The first bytes are not `19, "BitTorrent protocol"`.
     BadHandshake {
@@ -64,10 +65,7 @@ pub enum WireError {
         len: u32,
     },
     /// An extended message (BEP 10) whose payload cannot be read.
-    BadExtended {
-        /// What was wanted and what came.
-        why: String,
-    },
+    BadExtended(bencode::Error),
 }
 
 impl fmt::Display for WireError {
@@ -84,7 +82,7 @@ impl fmt::Display for WireError {
                     None => write!(f, "of {len} bytes"),
                 }
             }
-            Self::BadExtended { why } => write!(f, "extended message: {why}"),
+            Self::BadExtended(why) => write!(f, "extended message: {why}"),
         }
     }
 }
