@@ -354,3 +354,152 @@ fn head_error(e: httparse::Error) -> &'static str {
         httparse::Error::Token => "token",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Everything one can ask of a reader that was fed `bytes` cut in pieces of sizes drawn by `cut`.
+    type Outcome = (Result<bool, HttpError>, u16, Option<String>, Vec<u8>);
+
+    fn read(bytes: &[u8], max: usize, mut cut: impl FnMut() -> usize) -> Outcome {
+        let mut r = ResponseReader::new(max);
+        let (mut rest, mut result) = (bytes, Ok(false));
+        while !rest.is_empty() {
+            let (now, later) = rest.split_at(cut().clamp(1, rest.len()));
+            result = r.feed(now);
+            rest = later;
+        }
+        if result == Ok(false) {
+            result = r.eof();
+        }
+        (result, r.status(), r.location().map(str::to_owned), r.body().to_vec())
+    }
+
+    fn whole(bytes: &[u8]) -> Outcome {
+        read(bytes, 1000, || usize::MAX)
+    }
+
+    const GOOD: &[(&[u8], u16, &[u8])] = &[
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello", 200, b"hello"),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 5, 5\r\nCONTENT-LENGTH:5\r\n\r\nhelloHTTP/1.1 500", 200, b"hello"),
+        (b"HTTP/1.0 200\r\n\r\nhello\r\n", 200, b"hello\r\n"),
+        (b"HTTP/1.1 200 OK\nX: y\n\nhello", 200, b"hello"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Length: 9\r\n\r\n3;a=b\r\nhel\r\n02 \r\nlo\r\n0\r\n\r\n!", 200, b"hello"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: identity, Chunked\r\n\r\n5\nhello\n0\nT: x\n\n", 200, b"hello"),
+        (b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Hints\r\nLink: x\r\n\r\nHTTP/1.1 404 No\r\n\r\ngone", 404, b"gone"),
+        (b"HTTP/1.1 204 No\r\nContent-Length: 5\r\n\r\nhello", 204, b""),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\nhello", 200, b""),
+        (b"HTTP/1.1 200 OK\r\nContent-Encoding: identity\r\nbad header line\r\n\r\nhello", 200, b"hello"),
+        (b"HTTP/1.1 500 Oh\r\nContent-Encoding: gzip\r\n\r\nhello", 500, b"hello"),
+    ];
+
+    const BAD: &[&[u8]] = &[
+        b"",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhell",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n",
+        b"HTTP/2 200 OK\r\n\r\n",
+        b"d8:intervali1800e5:peers0:e",
+        b"\r\nHTTP/1.1 200 OK\r\n\r\n",
+        b"HTTP/1.1 2x0 OK\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello!",
+        b"HTTP/1.1 200 OK\r\nContent-Length: -5\r\n\r\nhello",
+        b"HTTP/1.1 200 OK\r\nContent-Length: +5\r\n\r\nhello",
+        b"HTTP/1.1 200 OK\r\nContent-Length:\r\n\r\nhello",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999999999999\r\n\r\nhello",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 1001\r\n\r\nhello",
+        b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\n\x1f\x8b",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nffffffffffffffff\r\nhello",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n10000000000000000\r\nhello",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0x5\r\nhello\r\n0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-5\r\nhello\r\n0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n\r\nhello\r\n0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhelloX\r\n0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n",
+    ];
+
+    #[test]
+    fn framings() {
+        for (bytes, status, body) in GOOD {
+            let (result, s, _, b) = whole(bytes);
+            assert_eq!((result, s, b.as_slice()), (Ok(true), *status, *body), "{}", bytes.escape_ascii());
+        }
+        for bytes in BAD {
+            assert!(whole(bytes).0.is_err(), "{}", bytes.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn errors_say_what_is_wrong() {
+        assert_eq!(whole(BAD[1]).0, Err(HttpError::Truncated { got: 4 }));
+        assert_eq!(whole(BAD[4]).0, Err(HttpError::NotHttp));
+        assert_eq!(whole(BAD[7]).0, Err(HttpError::Length("6".into())));
+        assert_eq!(whole(BAD[13]).0, Err(HttpError::Coding("gzip".into())));
+        assert_eq!(whole(BAD[15]).0, Err(HttpError::BodyTooLong { limit: 1000 }));
+    }
+
+    #[test]
+    fn a_redirect_is_complete_with_its_head() {
+        let (result, status, location, body) = whole(
+            b"HTTP/1.1 302 Found\r\nlocation:  /x?y \r\nContent-Encoding: gzip\r\nContent-Length: 99999\r\n\r\nabc",
+        );
+        assert_eq!((result, status, location.as_deref(), body.len()), (Ok(true), 302, Some("/x?y"), 0));
+        let (result, _, location, body) = whole(b"HTTP/1.1 302 Found\r\n\r\nabc");
+        assert_eq!((result, location, body.as_slice()), (Ok(true), None, b"abc".as_slice()));
+    }
+
+    #[test]
+    fn every_cut_gives_the_same() {
+        let mut rng = crate::rng::seeded(7);
+        let redirect: &[u8] = b"HTTP/1.1 301 M\r\nLocation: http://a/\r\n\r\nrest";
+        for bytes in GOOD.iter().map(|g| g.0).chain(BAD.iter().copied()).chain([redirect]) {
+            for max in [1000, 5, 4, 0] {
+                let want = read(bytes, max, || usize::MAX);
+                assert_eq!(read(bytes, max, || 1), want, "byte by byte: {}", bytes.escape_ascii());
+                for at in 1..bytes.len() {
+                    let mut first = Some(at);
+                    let got = read(bytes, max, || first.take().unwrap_or(usize::MAX));
+                    assert_eq!(got, want, "cut at {at}: {}", bytes.escape_ascii());
+                }
+            }
+        }
+        // Damaged ones too: whatever they mean, they mean it for every cut.
+        for _ in 0..3000 {
+            let mut bytes = GOOD[rng.usize(..GOOD.len())].0.to_vec();
+            let i = rng.usize(9..bytes.len());
+            bytes[i] = *b"\r\n0:;,5fx \0\xff".get(rng.usize(..12)).unwrap_or(&b'a');
+            let want = read(&bytes, 20, || usize::MAX);
+            let mut dice = rng.fork();
+            assert_eq!(read(&bytes, 20, || dice.usize(1..20)), want, "{}", bytes.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn heads_have_a_limit() {
+        let endless = [b"HTTP/1.1 200 OK\r\nX: ".as_slice(), &vec![b'a'; limits::HTTP_HEAD]].concat();
+        assert_eq!(whole(&endless).0, Err(HttpError::HeadTooLong));
+        let many = [b"HTTP/1.1 200 OK\r\n".as_slice(), &b"a:b\r\n".repeat(200), b"\r\n"].concat();
+        assert_eq!(whole(&many).0, Err(HttpError::Head("too many headers")));
+        let interim = b"HTTP/1.1 100 Continue\r\n\r\n".repeat(limits::HTTP_HEAD / 25 + 1);
+        assert_eq!(whole(&interim).0, Err(HttpError::HeadTooLong));
+        assert_eq!(read(&interim, 0, || 7).0, Err(HttpError::HeadTooLong));
+        let trailers = [BAD[22], b"0\r\n".as_slice(), &b"a:b\r\n".repeat(limits::HTTP_HEAD / 5 + 1)].concat();
+        assert_eq!(whole(&trailers).0, Err(HttpError::HeadTooLong));
+        assert_eq!(read(&trailers, 1000, || 3).0, Err(HttpError::HeadTooLong));
+        let drip = [b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5;".as_slice(), &[b'x'; 2000]].concat();
+        assert_eq!(whole(&drip).0, Err(HttpError::Chunk));
+    }
+
+    #[test]
+    fn an_error_is_final_and_the_end_too() {
+        let mut r = ResponseReader::new(10);
+        assert!(r.feed(b"nonsense").is_err());
+        assert!(r.feed(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").is_err());
+        assert!(r.eof().is_err());
+        let mut r = ResponseReader::new(10);
+        assert_eq!(r.feed(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\na"), Ok(true));
+        assert_eq!((r.feed(b"b"), r.eof(), r.body()), (Ok(true), Ok(true), b"a".as_slice()));
+    }
+}
