@@ -1,1 +1,4 @@
 //! (being written)
+
+pub mod choker;
+pub mod picker;
