@@ -181,7 +181,7 @@ impl Torrent {
             swarm: Swarm::default(),
             tiers,
             peers: Vec::new(),
-            choker: Choker::new(),
+            choker: Choker::new(cx.now),
             life: Life::Stopped(None),
             paused: add.paused,
             verify: add.verify,
