@@ -191,7 +191,7 @@ fn recv_predicted(
     };
     headers.clear();
     headers.extend(segs[..n_segs].iter().filter_map(|seg| match seg {
-        Seg::Header(i) => plan.slot(*i).try_into().ok(),
+        Seg::Header(i) => <[u8; PIECE_HEADER_LEN]>::try_from(plan.slot(*i)).ok(),
         Seg::Payload { .. } => None,
     }));
     let used = s.filled(now, conn, n, run, aim.at_header, headers);

@@ -472,16 +472,9 @@ impl Loop {
                 Action::Prefetch { torrent, block } => self.disk.prefetch(torrent, block),
                 Action::Save { torrent, info_hash } => self.save(torrent, &info_hash),
                 Action::CloseFiles { torrent } => self.close_files(torrent),
-                Action::Remove { torrent, info_hash, layout, with_data } => {
+                Action::Remove { torrent, info_hash, layout, dir, with_data } => {
                     if with_data {
-                        if !self.open.contains(&torrent)
-                            && let Some(dir) = self.dirs_of(torrent)
-                        {
-                            let _ = self.disk.open(torrent, layout, OpenSpec { dir });
-                        }
-                        if let Err(e) = self.disk.remove_files(torrent) {
-                            log::error!("{e}");
-                        }
+                        self.delete_files(torrent, layout, dir);
                     }
                     self.close_files(torrent);
                     if let Some(state) = &self.state {
@@ -510,6 +503,16 @@ impl Loop {
                 self.session.handle(self.now, Input::Opened { torrent, files });
             }
             Err(e) => pump::disk_failed(&mut self.session, self.now, torrent, &e),
+        }
+    }
+
+    fn delete_files(&mut self, torrent: TorrentKey, layout: std::sync::Arc<crate::torrent::layout::Layout>, dir: PathBuf) {
+        if !self.open.contains(&torrent) && self.disk.open(torrent, layout, OpenSpec { dir }).is_err() {
+            return;
+        }
+        self.open.remove(&torrent);
+        if let Err(e) = self.disk.remove_files(torrent) {
+            log::error!("{e}");
         }
     }
 
