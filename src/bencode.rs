@@ -559,3 +559,206 @@ impl Writer {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rng::{Rng, seeded};
+
+    fn fails(input: &[u8]) -> Error {
+        parse(input).map(|doc| doc.root().raw().len()).expect_err("bad bencode was accepted")
+    }
+
+    #[test]
+    fn values_read_as_what_they_are() {
+        let input = b"d3:cow3:moo4:listli-1e0:dee3:numi42ee";
+        let doc = parse(input).expect("bencode");
+        let root = doc.root();
+        assert!(root.is_dict() && !root.is_list());
+        assert_eq!(root.get(b"cow").and_then(Node::as_str), Some("moo"));
+        assert_eq!(root.get(b"num").and_then(Node::as_int), Some(42));
+        assert_eq!(root.get(b"none").map(Node::raw), None);
+        let list = root.get(b"list").expect("list");
+        let kinds: Vec<_> = list.items().map(|n| (n.kind(), n.raw())).collect();
+        assert_eq!(kinds, [("an integer", &b"i-1e"[..]), ("a string", b"0:"), ("a dictionary", b"de")]);
+        assert_eq!(list.raw(), b"li-1e0:dee");
+        assert_eq!((list.span(), root.span()), (17..27, 0..input.len()));
+        let keys: Vec<_> = root.entries().map(|(k, _)| k).collect();
+        assert_eq!(keys, [&b"cow"[..], b"list", b"num"]);
+    }
+
+    #[test]
+    fn questions_that_do_not_fit_have_no_answer() {
+        let doc = parse(b"l1:xi5ee").expect("bencode");
+        let root = doc.root();
+        assert!(root.as_int().is_none() && root.as_bytes().is_none() && root.get(b"x").is_none());
+        assert_eq!(root.entries().count(), 0);
+        let string = root.items().next().expect("x");
+        assert_eq!((string.items().count(), string.as_int()), (0, None));
+        assert_eq!(root.items().nth(1).and_then(Node::as_bytes), None);
+        let bytes = parse(b"2:\xff\xfe").expect("bencode");
+        assert_eq!((bytes.root().as_str(), bytes.root().as_bytes()), (None, Some(&b"\xff\xfe"[..])));
+    }
+
+    #[test]
+    fn keys_may_be_unsorted_empty_and_twice_and_the_first_counts() {
+        let doc = parse(b"d1:zi1e0:i2e1:ai3e1:zi4ee").expect("tolerated");
+        assert_eq!(doc.root().get(b"z").and_then(Node::as_int), Some(1));
+        assert_eq!(doc.root().get(b"").and_then(Node::as_int), Some(2));
+        assert_eq!(doc.root().entries().count(), 4);
+    }
+
+    #[test]
+    fn integers_are_strict() {
+        for (text, value) in
+            [("0", 0), ("-1", -1), ("9223372036854775807", i64::MAX), ("-9223372036854775808", i64::MIN)]
+        {
+            let input = format!("i{text}e");
+            assert_eq!(parse(input.as_bytes()).expect(text).root().as_int(), Some(value));
+        }
+        let wide = Error::Number { at: 0, why: "a number of more than 64 bits" };
+        assert_eq!(fails(b"i9223372036854775808e"), wide);
+        assert_eq!(fails(b"i-9223372036854775809e"), wide);
+        assert_eq!(fails(b"i99999999999999999999999e"), wide);
+        assert_eq!(fails(b"i-0e"), Error::Number { at: 0, why: "a negative zero" });
+        assert_eq!(fails(b"i03e"), Error::Number { at: 0, why: "a leading zero" });
+        assert_eq!(fails(b"i-03e"), Error::Number { at: 0, why: "a leading zero" });
+        assert_eq!(fails(b"li+1ee"), Error::Byte { at: 2, wanted: "an integer", got: b'+' });
+        assert_eq!(fails(b"ie"), Error::Byte { at: 1, wanted: "an integer", got: b'e' });
+        assert_eq!(fails(b"i1.5e"), Error::Byte { at: 2, wanted: "an integer", got: b'.' });
+        assert_eq!(fails(b"i12"), Error::End { at: 3, wanted: "an integer" });
+    }
+
+    #[test]
+    fn strings_are_as_long_as_they_say() {
+        assert_eq!(fails(b"5:spam"), Error::Short { at: 2, wanted: 5, got: 4 });
+        assert_eq!(fails(b"l99999999999:xe"), Error::Short { at: 13, wanted: 99_999_999_999, got: 2 });
+        assert_eq!(fails(b"99999999999999999999:"), Error::Number { at: 0, why: "a number of more than 64 bits" });
+        assert_eq!(fails(b"04:spam"), Error::Number { at: 0, why: "a leading zero" });
+        assert_eq!(fails(b"-1:x"), Error::Byte { at: 0, wanted: "a value", got: b'-' });
+        assert_eq!(fails(b"4spam"), Error::Byte { at: 1, wanted: "a string's length and ':'", got: b's' });
+        assert_eq!(fails(b"4"), Error::End { at: 1, wanted: "a string's length and ':'" });
+    }
+
+    #[test]
+    fn containers_are_closed_and_keys_have_values() {
+        assert_eq!(fails(b""), Error::End { at: 0, wanted: "a value" });
+        assert_eq!(fails(b"e"), Error::Byte { at: 0, wanted: "a value", got: b'e' });
+        assert_eq!(fails(b"l"), Error::End { at: 1, wanted: "a value or the list's end" });
+        assert_eq!(fails(b"d"), Error::End { at: 1, wanted: "a key or the dictionary's end" });
+        assert_eq!(fails(b"d1:ae"), Error::Byte { at: 4, wanted: "a value", got: b'e' });
+        assert_eq!(fails(b"di1ei2ee"), Error::Byte { at: 1, wanted: "a key or the dictionary's end", got: b'i' });
+        assert_eq!(fails(b"dlei2ee"), Error::Byte { at: 1, wanted: "a key or the dictionary's end", got: b'l' });
+        assert_eq!(fails(b"d1:alee2:xx"), Error::Trailing { at: 7, got: 4 });
+        assert_eq!(fails(b"x").to_string(), "bencode: at byte 0: wanted a value, got 'x'");
+        assert_eq!(fails(b"l\x1be").to_string(), "bencode: at byte 1: wanted a value or the list's end, got '\\x1b'");
+    }
+
+    #[test]
+    fn a_prefix_leaves_the_rest() {
+        let (doc, used) = parse_prefix(b"d8:msg_typei1eeRAW").expect("a value and bytes");
+        assert_eq!((used, doc.root().span()), (15, 0..15));
+        assert_eq!(parse_prefix(b"i1ei2e").expect("two").1, 3);
+    }
+
+    #[test]
+    fn nesting_has_a_limit() {
+        let nest = |n: usize| [b"l".repeat(n), b"e".repeat(n)].concat();
+        assert_eq!(parse(&nest(limits::BENCODE_DEPTH)).expect("at the limit").root().span().len(), 64);
+        assert_eq!(fails(&nest(limits::BENCODE_DEPTH + 1)), Error::Depth { at: limits::BENCODE_DEPTH });
+        assert_eq!(fails(&b"l".repeat(1 << 20)), Error::Depth { at: limits::BENCODE_DEPTH });
+        assert_eq!(fails(&b"d1:a".repeat(1 << 18)), Error::Depth { at: 4 * limits::BENCODE_DEPTH });
+    }
+
+    #[test]
+    fn the_number_of_values_has_a_limit() {
+        let list = |n: usize| [b"l".to_vec(), b"0:".repeat(n), b"e".to_vec()].concat();
+        let most = list(limits::BENCODE_TOKENS - 2);
+        let doc = parse(&most).expect("at the limit");
+        assert_eq!(doc.root().items().count(), limits::BENCODE_TOKENS - 2);
+        assert!(doc.tokens.capacity() * size_of::<Token>() <= 4 * (10 << 20), "four times the largest torrent");
+        let more = list(limits::BENCODE_TOKENS - 1);
+        assert_eq!(fails(&more), Error::Tokens { at: more.len() - 1 });
+    }
+
+    /// A value to compare with, held the slow way.
+    #[derive(Debug, PartialEq)]
+    enum Value {
+        Int(i64),
+        Bytes(Vec<u8>),
+        List(Vec<Value>),
+        Dict(std::collections::BTreeMap<Vec<u8>, Value>),
+    }
+
+    fn random(rng: &mut Rng, depth: u32) -> Value {
+        let bytes = |rng: &mut Rng| -> Vec<u8> { (0..rng.usize(..20)).map(|_| rng.u8(..)).collect() };
+        match rng.u32(..if depth == 0 { 2 } else { 4 }) {
+            0 => Value::Int(rng.i64(..) >> rng.u32(..64)),
+            1 => Value::Bytes(bytes(rng)),
+            2 => Value::List((0..rng.u32(..6)).map(|_| random(rng, depth - 1)).collect()),
+            _ => Value::Dict((0..rng.u32(..6)).map(|_| (bytes(rng), random(rng, depth - 1))).collect()),
+        }
+    }
+
+    fn write(w: &mut Writer, value: &Value) {
+        match value {
+            Value::Int(i) => _ = w.int(*i),
+            Value::Bytes(b) => _ = w.bytes(b),
+            Value::List(items) => {
+                w.begin_list();
+                items.iter().for_each(|v| write(w, v));
+                w.end();
+            }
+            Value::Dict(entries) => {
+                w.begin_dict();
+                for (k, v) in entries {
+                    w.key(k);
+                    write(w, v);
+                }
+                w.end();
+            }
+        }
+    }
+
+    fn read(node: Node<'_, '_>) -> Value {
+        assert_eq!(parse(node.raw()).expect("a value stands alone").root().span(), 0..node.span().len());
+        match (node.as_int(), node.as_bytes()) {
+            (Some(i), None) => Value::Int(i),
+            (None, Some(b)) => Value::Bytes(b.to_vec()),
+            _ if node.is_list() => Value::List(node.items().map(read).collect()),
+            _ => Value::Dict(node.entries().map(|(k, v)| (k.to_vec(), read(v))).collect()),
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_read_and_damage_is_an_error_or_a_value() {
+        let mut rng = seeded(3);
+        for _ in 0..2000 {
+            let value = random(&mut rng, 5);
+            let mut w = Writer::new();
+            write(&mut w, &value);
+            let mut bytes = w.into_bytes();
+            assert_eq!(read(parse(&bytes).expect("written by the writer").root()), value);
+            let cut = rng.usize(..bytes.len());
+            assert!(parse(&bytes[..cut]).is_err());
+            let at = rng.usize(..bytes.len());
+            bytes[at] = rng.u8(..);
+            if let Ok(doc) = parse(&bytes) {
+                read(doc.root());
+            }
+        }
+    }
+
+    #[test]
+    #[cfg(debug_assertions)]
+    fn the_writer_checks_its_caller() {
+        let panics = |f: fn(&mut Writer)| std::panic::catch_unwind(|| f(&mut Writer::new())).is_err();
+        assert!(!panics(|w| _ = w.begin_dict().key(b"a").int(1).key(b"b").raw(b"le").end()));
+        assert!(panics(|w| _ = w.begin_dict().key(b"b").int(1).key(b"a")));
+        assert!(panics(|w| _ = w.begin_dict().key(b"a").int(1).key(b"a")));
+        assert!(panics(|w| _ = w.begin_dict().int(1)));
+        assert!(panics(|w| _ = w.begin_dict().key(b"a").end()));
+        assert!(panics(|w| _ = w.begin_list().key(b"a")));
+        assert!(panics(|w| _ = w.end()));
+    }
+}

@@ -27,8 +27,9 @@ pub mod limits {
     pub const TRACKERS: usize = 100;
     /// Deepest nesting of a bencoded value.
     pub const BENCODE_DEPTH: usize = 32;
-    /// Most tokens (integers, strings, lists, dictionaries) of a bencoded value.
-    pub const BENCODE_TOKENS: usize = 1 << 20;
+    /// Most tokens (integers, strings, starts and ends of lists and dictionaries) of a bencoded
+    /// value, 8 bytes each once parsed.
+    pub const BENCODE_TOKENS: usize = 1 << 21;
 
     /// Largest block that is served to a peer (BEP 3 asks for 16 KiB; some old clients ask for more).
     pub const BLOCK_SERVED: u32 = 128 << 10;
@@ -76,6 +77,8 @@ pub mod limits {
     /// Connection attempts under way at once.
     pub const HALF_OPEN: usize = 16;
 
+    // A file is at least `d 6:length i0e 4:path l 3:dir 4:name e e`, 9 tokens.
+    const _: () = assert!(FILES * 9 <= BENCODE_TOKENS);
     const _: () = assert!(FRAME >= crate::id::BLOCK_LEN + 9);
     const _: () = assert!(REQUESTS_IN <= REQUESTS_IN_TOTAL);
     const _: () = assert!(HANDSHAKE_TIMEOUT.as_secs() < PEER_TIMEOUT.as_secs());
