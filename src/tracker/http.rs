@@ -272,7 +272,8 @@ mod tests {
         t.feed(format!("HTTP/1.1 302 Found\r\nLocation: {to}\r\n\r\n").as_bytes())
     }
 
-    const QUERY: &str = "info_hash=a%20%20%20%20%20%20%20%20%20%20%20%20%20%20%20%20%20%20%20&peer_id=-BM0100-0123456789ab\
+    const QUERY: &str = "info_hash=a%20%20%20%20%20%20%20%20%20%20%20%20%20%20%20%20%20%20%20\
+        &peer_id=-BM0100-0123456789ab\
         &port=6881&uploaded=1&downloaded=2&left=18446744073709551615&numwant=80&key=0000002A&compact=1&event=started";
 
     #[test]
@@ -282,7 +283,8 @@ mod tests {
         assert_eq!(
             text(&t),
             format!(
-                "GET /x%2f/announce?{QUERY} HTTP/1.1\r\nHost: tracker.org:6969\r\nUser-Agent: btmio/{}\r\nAccept: */*\r\n\
+                "GET /x%2f/announce?{QUERY} HTTP/1.1\r\nHost: tracker.org:6969\r\nUser-Agent: btmio/{}\r\n\
+                 Accept: */*\r\n\
                  Accept-Encoding: identity\r\nAuthorization: Basic dTpwQA==\r\nConnection: close\r\n\r\n",
                 env!("CARGO_PKG_VERSION")
             )

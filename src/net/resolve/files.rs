@@ -118,7 +118,8 @@ mod tests {
     #[test]
     fn hosts_files() {
         let h = hosts(
-            "127.0.0.1 localhost # loop\n\n# 1.1.1.1 no\n10.0.0.1\tA.b  a\n::2 a a.\n999.1.1.1 x\nfe80::1%eth0 y\n10.0.0.1 a",
+            "127.0.0.1 localhost # loop\n\n# 1.1.1.1 no\n10.0.0.1\tA.b  a\n\
+            ::2 a a.\n999.1.1.1 x\nfe80::1%eth0 y\n10.0.0.1 a",
         );
         assert_eq!(h["a"], ["10.0.0.1".parse::<IpAddr>().unwrap(), "::2".parse().unwrap()]);
         assert_eq!(h["a.b"].len(), 1);
@@ -128,7 +129,8 @@ mod tests {
     #[test]
     fn resolv_conf() {
         let c = conf(
-            "# x\n; y\nnameserver 10.0.0.1\nnameserver junk\nnameserver ::1\n nameserver fe80::1%3\nnameserver 10.0.0.2\n\
+            "# x\n; y\nnameserver 10.0.0.1\nnameserver junk\nnameserver ::1\n nameserver fe80::1%3\n\
+            nameserver 10.0.0.2\n\
             domain old\nsearch Lan. b.c ..\noptions timeout:60 attempts:0 rotate edns0",
         );
         let want = ["10.0.0.1:53", "[::1]:53", "[fe80::1%3]:53"].map(|s| s.parse::<SocketAddr>().unwrap());
