@@ -607,31 +607,3 @@ impl Storage for Disk {
         self.pool.held() + self.windows.held() + self.hasher.memory()
     }
 }
-
-#[cfg(test)]
-pub(super) mod tests {
-    use std::path::{Path, PathBuf};
-    use std::sync::atomic::{AtomicU32, Ordering};
-
-    /// A folder that goes away with its guard.
-    pub(in super::super) struct TempDir(PathBuf);
-
-    impl TempDir {
-        pub(in super::super) fn new() -> Self {
-            static COUNT: AtomicU32 = AtomicU32::new(0);
-            let n = COUNT.fetch_add(1, Ordering::Relaxed);
-            let path = std::env::temp_dir().join(format!("btmio-storage-{}-{n}", std::process::id()));
-            std::fs::create_dir_all(&path).unwrap();
-            Self(path)
-        }
-        pub(in super::super) fn path(&self) -> &Path {
-            &self.0
-        }
-    }
-
-    impl Drop for TempDir {
-        fn drop(&mut self) {
-            let _ = std::fs::remove_dir_all(&self.0);
-        }
-    }
-}
