@@ -798,8 +798,7 @@ fn agrees_with_a_model() {
         let mut have = vec![false; layout.pieces() as usize];
         rng.shuffle(&mut todo);
         let mut missing: Vec<u32> = (0..layout.pieces()).map(|i| layout.blocks_in(p(i))).collect();
-        while !todo.is_empty() {
-            let (i, b) = todo.pop().unwrap();
+        while let Some((i, b)) = todo.pop() {
             match rng.u8(..20) {
                 0 => rig.s.flush(T).unwrap(),
                 1 => {
