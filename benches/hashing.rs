@@ -2,6 +2,7 @@
 //!
 //! `cargo bench --bench hashing`. Compare the lanes with each other in one run; machines differ. Run it alone: two of
 //! these benchmarks on one core tell nothing.
+#![allow(missing_docs)] // criterion's macros make undocumented functions
 
 use btmio::id::{PieceIndex, TorrentKey};
 use btmio::storage::lanes::Lanes;
