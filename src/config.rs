@@ -5,6 +5,51 @@
 
 use crate::time::Duration;
 
+/// How a session behaves. `Config::default()` suits a home machine.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Connected peers of all torrents together.
+    pub max_peers: usize,
+    /// Connected peers of one torrent.
+    pub max_peers_torrent: usize,
+    /// Connection attempts under way at once.
+    pub half_open: usize,
+    /// Peers of a torrent that are unchoked at once, the optimistic one included.
+    pub unchoke_slots: usize,
+    /// Payload sent per second, all torrents together; `None` is unlimited.
+    pub up_limit: Option<u64>,
+    /// Payload received per second, all torrents together; `None` is unlimited.
+    pub down_limit: Option<u64>,
+    /// Receive straight into place, several predicted blocks a call; otherwise by way of a scratch buffer.
+    pub predict: bool,
+    /// Blocks that one receive call covers at most, when predicting.
+    pub stride: usize,
+    /// Requests are kept outstanding for so much time at the present rate.
+    pub queue_time: Duration,
+    /// A peer that owes blocks and has sent none for so long is snubbed.
+    pub snub_timeout: Duration,
+    /// How often the record for resuming is saved while something changes.
+    pub save_interval: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            max_peers: 200,
+            max_peers_torrent: 100,
+            half_open: limits::HALF_OPEN,
+            unchoke_slots: 8,
+            up_limit: None,
+            down_limit: None,
+            predict: true,
+            stride: 64,
+            queue_time: Duration::from_secs(2),
+            snub_timeout: Duration::from_secs(30),
+            save_interval: Duration::from_secs(30),
+        }
+    }
+}
+
 /// Fixed limits. Figures are bytes unless the name says otherwise.
 pub mod limits {
     use super::Duration;
@@ -27,8 +72,9 @@ pub mod limits {
     pub const TRACKERS: usize = 100;
     /// Deepest nesting of a bencoded value.
     pub const BENCODE_DEPTH: usize = 32;
-    /// Most tokens (integers, strings, lists, dictionaries) of a bencoded value.
-    pub const BENCODE_TOKENS: usize = 1 << 20;
+    /// Most tokens (integers, strings, starts and ends of lists and dictionaries) of a bencoded
+    /// value, 8 bytes each once parsed.
+    pub const BENCODE_TOKENS: usize = 1 << 21;
 
     /// Largest block that is served to a peer (BEP 3 asks for 16 KiB; some old clients ask for more).
     pub const BLOCK_SERVED: u32 = 128 << 10;
@@ -46,6 +92,8 @@ pub mod limits {
     pub const REQUESTS_OUT_DEFAULT: usize = 250;
     /// Control bytes waiting for one peer's socket before it is closed as stuck.
     pub const OUTBOX: usize = 256 << 10;
+    /// Blocks that one receive call covers at most.
+    pub const RUN: usize = 64;
     /// Pieces in an allowed-fast set (BEP 6).
     pub const ALLOWED_FAST: usize = 5;
 
@@ -64,8 +112,14 @@ pub mod limits {
     pub const TRACKER_BODY: usize = 1 << 20;
     /// Largest HTTP head.
     pub const HTTP_HEAD: usize = 64 << 10;
+    /// Longest URL.
+    pub const URL: usize = 8 << 10;
     /// Redirects followed for one announce.
     pub const REDIRECTS: u32 = 5;
+    /// An announce is given up after this long, name lookup and redirects included.
+    pub const TRACKER_TIMEOUT: Duration = Duration::from_secs(30);
+    /// How long leaving waits for trackers to take their `stopped`.
+    pub const TRACKER_STOP: Duration = Duration::from_secs(5);
     /// Peers asked of a tracker.
     pub const NUMWANT: u32 = 80;
     /// Shortest and longest announce interval obeyed.
@@ -76,8 +130,12 @@ pub mod limits {
     /// Connection attempts under way at once.
     pub const HALF_OPEN: usize = 16;
 
+    // A file is at least `d 6:length i0e 4:path l 3:dir 4:name e e`, 9 tokens.
+    const _: () = assert!(FILES * 9 <= BENCODE_TOKENS);
     const _: () = assert!(FRAME >= crate::id::BLOCK_LEN + 9);
     const _: () = assert!(REQUESTS_IN <= REQUESTS_IN_TOTAL);
+    const _: () = assert!(TRACKER_STOP.as_secs() < TRACKER_TIMEOUT.as_secs());
+    const _: () = assert!(URL < HTTP_HEAD);
     const _: () = assert!(HANDSHAKE_TIMEOUT.as_secs() < PEER_TIMEOUT.as_secs());
     const _: () = assert!(KEEP_ALIVE.as_secs() < PEER_TIMEOUT.as_secs());
 }

@@ -1,5 +1,6 @@
 //! btmio: a BitTorrent client and library in which one thread and one poll loop do everything.
 
+pub mod api;
 pub mod bencode;
 pub mod bitfield;
 pub mod cli;
@@ -14,6 +15,7 @@ pub mod pump;
 pub mod rate;
 pub mod rng;
 pub mod session;
+pub mod slots;
 pub mod storage;
 pub mod time;
 pub mod torrent;

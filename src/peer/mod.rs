@@ -1,1 +1,344 @@
-//! (being written)
+//! One connection's protocol state: who is at the other end, what it has, what each side owes the other.
+//!
+//! A [`Peer`] is a state machine: `Connecting` (we dialled) or `Handshake`, then `Live`. It holds
+//! the decoder for what comes in, the [`Outbox`] for what goes out, the requests we wait for and
+//! the requests we have yet to serve. It decides how many requests to keep outstanding; which
+//! blocks those are is the torrent's business (`torrent::exchange`), since only the torrent sees
+//! all peers. It owns no socket and no payload.
+//!
+//! Two rates are kept. `received` counts every payload byte and sizes the pipeline. `earned`
+//! counts only bytes whose piece passed its hash, and decides who is unchoked: junk earns nothing.
+//!
+//! Specified by BEP 3, BEP 6 (fast extension), BEP 10 (extension protocol), BEP 21 (upload only).
+
+mod outbox;
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+
+pub use outbox::{Chunk, Outbox, Sent};
+
+use crate::bitfield::Bitfield;
+use crate::config::{Config, limits};
+use crate::id::{BLOCK_LEN, Block, PeerId, PeerTag, PieceIndex, TorrentKey};
+use crate::rate::Rate;
+use crate::time::{Duration, Instant};
+use crate::tracker::HttpTransaction;
+use crate::wire::{Decoder, HandshakeReader};
+
+/// What a connection is for.
+#[derive(Debug)]
+pub enum Conn {
+    /// A BitTorrent peer.
+    Peer(Box<Peer>),
+    /// An announce over HTTP.
+    Tracker(Box<TrackerConn>),
+}
+
+impl Conn {
+    /// The peer, if it is one.
+    pub fn peer(&self) -> Option<&Peer> {
+        match self {
+            Self::Peer(p) => Some(p),
+            Self::Tracker(_) => None,
+        }
+    }
+    /// The peer, if it is one.
+    pub fn peer_mut(&mut self) -> Option<&mut Peer> {
+        match self {
+            Self::Peer(p) => Some(p),
+            Self::Tracker(_) => None,
+        }
+    }
+}
+
+/// An announce on its way: resolving, connecting, talking.
+#[derive(Debug)]
+pub struct TrackerConn {
+    /// For which torrent.
+    pub torrent: TorrentKey,
+    /// Which of its trackers.
+    pub tracker: crate::tracker::TrackerIdx,
+    /// The exchange.
+    pub transaction: HttpTransaction,
+    /// Addresses still to try.
+    pub addrs: Vec<SocketAddr>,
+    /// The address in use.
+    pub addr: Option<SocketAddr>,
+    /// What waits for the socket.
+    pub outbox: Outbox,
+    /// The whole announce is given up then.
+    pub deadline: Instant,
+    /// Why the last address failed.
+    pub last_error: Option<String>,
+}
+
+/// How far a peer connection has come.
+#[derive(Debug)]
+pub enum Phase {
+    /// We dialled and wait for the stream.
+    Connecting,
+    /// The stream is open; the other side's handshake is not complete.
+    Handshake(Box<HandshakeReader>),
+    /// Messages flow.
+    Live,
+}
+
+/// A request we sent.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked {
+    /// The block.
+    pub block: Block,
+    /// When.
+    pub at: Instant,
+}
+
+/// One peer.
+#[derive(Debug)]
+pub struct Peer {
+    /// Its torrent; unknown until an incoming handshake names it.
+    pub torrent: Option<TorrentKey>,
+    /// Its address.
+    pub addr: SocketAddr,
+    /// How the torrent's swarm knows that address.
+    pub tag: Option<PeerTag>,
+    /// It dialled us.
+    pub incoming: bool,
+    /// How far the connection has come.
+    pub phase: Phase,
+    /// Its id, once known.
+    pub id: Option<PeerId>,
+    /// Cuts what comes in into messages.
+    pub decoder: Decoder,
+    /// What waits for its socket.
+    pub outbox: Outbox,
+    /// Pieces it has.
+    pub have: Bitfield,
+    /// It has told us what it has (bitfield, have-all or have-none), or missed its chance to.
+    pub have_known: bool,
+    /// Both sides speak BEP 6.
+    pub fast: bool,
+    /// Both sides speak BEP 10.
+    pub extended: bool,
+    /// It only uploads (BEP 21).
+    pub upload_only: bool,
+    /// We choke it.
+    pub choking: bool,
+    /// We are interested in it.
+    pub interested: bool,
+    /// It chokes us.
+    pub choked: bool,
+    /// It is interested in us.
+    pub wants_us: bool,
+    /// It owes us blocks and has sent none for too long.
+    pub snubbed: bool,
+    /// It is the optimistic unchoke.
+    pub optimistic: bool,
+    /// Pieces it has that we want: interest is `> 0`.
+    pub wanted_pieces: u32,
+    /// Requests we wait for, oldest first.
+    pub asked: VecDeque<Asked>,
+    /// The block whose payload is arriving, and whether it is being dropped.
+    pub receiving: Option<Receiving>,
+    /// Requests withdrawn without an answer yet: so many unexpected blocks are no offence.
+    pub withdrawn: u32,
+    /// Blocks that nobody asked for.
+    pub unasked: u32,
+    /// Requests it waits for.
+    pub serving: VecDeque<Block>,
+    /// How many requests to keep outstanding.
+    pub queue_target: u32,
+    /// The queue still grows by one a block.
+    slow_start: bool,
+    slow_start_mark: (Instant, u64),
+    /// Its limit on outstanding requests (BEP 10 `reqq`).
+    pub reqq: u32,
+    /// Blocks one receive call should cover; 0 is the scratch path.
+    pub stride: usize,
+    /// Pieces it lets us have while choking us (BEP 6).
+    pub allowed: Vec<PieceIndex>,
+    /// Pieces we let it have while choking it (BEP 6), with what it has taken of them in blocks.
+    pub granted: Vec<PieceIndex>,
+    /// Blocks served from the allowed-fast set.
+    pub granted_blocks: u32,
+    /// Pieces it suggests (BEP 6).
+    pub suggested: Vec<PieceIndex>,
+    /// Its id for our `upload_only` message, if it takes one.
+    pub upload_only_id: u8,
+    /// Payload received, verified or not.
+    pub received: Rate,
+    /// Payload that passed its hash.
+    pub earned: Rate,
+    /// Payload its socket took.
+    pub given: Rate,
+    /// When the connection was made or dialled.
+    pub since: Instant,
+    /// When it last sent anything.
+    pub last_in: Instant,
+    /// When it last sent payload, or was first asked for some.
+    pub last_block: Instant,
+    /// When we last sent anything.
+    pub last_out: Instant,
+    /// When we last unchoked it.
+    pub unchoked_at: Instant,
+    /// Payload sent since then.
+    pub given_since_unchoke: u64,
+    /// Nothing is asked of it before then: it has just refused something.
+    pub hold_until: Instant,
+    /// The driver has been told that something waits for this peer.
+    pub woken: bool,
+    /// The timer that is armed for it.
+    pub timer: Instant,
+}
+
+/// The block whose payload is arriving.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Receiving {
+    /// The block as its header named it.
+    pub block: Block,
+    /// Its payload is dropped: not asked for, or here already.
+    pub dropped: bool,
+    /// When its header came.
+    pub since: Instant,
+}
+
+impl Peer {
+    /// A peer we dial, or one that dialled us.
+    pub fn new(now: Instant, addr: SocketAddr, incoming: bool, torrent: Option<TorrentKey>, tag: Option<PeerTag>) -> Self {
+        Self {
+            torrent,
+            addr,
+            tag,
+            incoming,
+            phase: if incoming { Phase::Handshake(Box::default()) } else { Phase::Connecting },
+            id: None,
+            decoder: Decoder::new(),
+            outbox: Outbox::default(),
+            have: Bitfield::none(0),
+            have_known: false,
+            fast: false,
+            extended: false,
+            upload_only: false,
+            choking: true,
+            interested: false,
+            choked: true,
+            wants_us: false,
+            snubbed: false,
+            optimistic: false,
+            wanted_pieces: 0,
+            asked: VecDeque::new(),
+            receiving: None,
+            withdrawn: 0,
+            unasked: 0,
+            serving: VecDeque::new(),
+            queue_target: 16,
+            slow_start: true,
+            slow_start_mark: (now, 0),
+            reqq: limits::REQUESTS_OUT_DEFAULT as u32,
+            stride: 0,
+            allowed: Vec::new(),
+            granted: Vec::new(),
+            granted_blocks: 0,
+            suggested: Vec::new(),
+            upload_only_id: 0,
+            received: Rate::new(Duration::from_secs(3)),
+            earned: Rate::new(Duration::from_secs(20)),
+            given: Rate::new(Duration::from_secs(20)),
+            since: now,
+            last_in: now,
+            last_block: now,
+            last_out: now,
+            unchoked_at: Instant::ZERO,
+            given_since_unchoke: 0,
+            hold_until: Instant::ZERO,
+            woken: false,
+            timer: Instant::FAR,
+        }
+    }
+
+    /// Messages flow.
+    pub fn is_live(&self) -> bool {
+        matches!(self.phase, Phase::Live)
+    }
+
+    /// It has all pieces.
+    pub fn is_seed(&self) -> bool {
+        self.have.is_all() && !self.have.is_empty()
+    }
+
+    /// We may ask it for blocks of some piece now.
+    pub fn may_ask(&self) -> bool {
+        self.is_live() && self.interested && (!self.choked || !self.allowed.is_empty())
+    }
+
+    /// How many requests to keep outstanding: bandwidth times delay, within what it allows.
+    ///
+    /// The queue doubles each round trip while that makes the peer faster, then follows its rate
+    /// times [`Config::queue_time`]. A snubbed peer gets one.
+    pub fn target(&self) -> usize {
+        if self.snubbed { 1 } else { self.queue_target.min(self.reqq).max(1) as usize }
+    }
+
+    /// Payload arrived: the pipeline follows.
+    pub fn on_payload(&mut self, now: Instant, bytes: u64, blocks: u32, config: &Config) {
+        self.received.add(now, bytes);
+        self.last_block = now;
+        if blocks == 0 {
+            return;
+        }
+        self.snubbed = false;
+        let cap = limits::REQUESTS_OUT as u32;
+        if self.slow_start {
+            self.queue_target = (self.queue_target + blocks).min(cap);
+            let (since, rate) = self.slow_start_mark;
+            if now - since >= Duration::from_secs(1) {
+                let fresh = self.received.get(now);
+                self.slow_start = fresh > rate + rate / 10;
+                self.slow_start_mark = (now, fresh);
+            }
+        } else {
+            let ahead = self.received.get(now).saturating_mul(config.queue_time.as_millis() as u64) / 1000;
+            self.queue_target = u32::try_from(ahead / u64::from(BLOCK_LEN)).unwrap_or(cap).clamp(4, cap);
+        }
+    }
+
+    /// What its next deadline is: a timeout of its phase, a keep-alive, or a snub.
+    pub fn deadline(&self, config: &Config) -> Instant {
+        match self.phase {
+            Phase::Connecting => self.since + limits::CONNECT_TIMEOUT,
+            Phase::Handshake(_) => self.since + limits::HANDSHAKE_TIMEOUT,
+            Phase::Live => {
+                let mut at = (self.last_in + limits::PEER_TIMEOUT).min(self.last_out + limits::KEEP_ALIVE);
+                if !self.asked.is_empty() && !self.snubbed {
+                    at = at.min(self.last_block + config.snub_timeout);
+                }
+                if self.hold_until != Instant::ZERO {
+                    at = at.min(self.hold_until);
+                }
+                at
+            }
+        }
+    }
+
+    /// Takes the request for `block` off the list; usually it is the oldest.
+    pub fn take_asked(&mut self, block: &Block) -> Option<Asked> {
+        let at = self.asked.iter().position(|a| a.block == *block)?;
+        self.asked.remove(at)
+    }
+
+    /// It is waiting for this block.
+    pub fn has_asked(&self, block: &Block) -> bool {
+        self.asked.iter().any(|a| a.block == *block)
+    }
+
+    /// Heap and inline bytes this peer costs.
+    pub fn memory(&self) -> usize {
+        size_of::<Self>()
+            + self.decoder.memory()
+            + self.outbox.memory()
+            + self.have.memory()
+            + self.asked.capacity() * size_of::<Asked>()
+            + self.serving.capacity() * size_of::<Block>()
+            + (self.allowed.capacity() + self.granted.capacity() + self.suggested.capacity()) * size_of::<PieceIndex>()
+    }
+}

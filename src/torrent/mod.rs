@@ -1,1 +1,736 @@
-//! (being written)
+//! One torrent: its pieces, its peers, its trackers, and what it is doing.
+//!
+//! ```text
+//!            Action::Open        Input::Opened            pieces to doubt
+//!   add ──────────────────▶ Opening ──────────▶ Checking ───────────────▶ Active ─┐
+//!                              ▲                                            │     │ Downloading or
+//!                              │ resume                                     │     │ Seeding: whether
+//!                              └────────── Stopped (paused, or an error) ◀──┘     │ wanted pieces lack
+//!                                                                                 ▼
+//! ```
+//!
+//! `Torrent` keeps the lifecycle; `exchange` speaks with peers; [`picker`] decides what to fetch,
+//! [`choker`] whom to serve, [`swarm`] whom to dial, `check` what on disk can be trusted, and
+//! `resume` is the record for the next run. Nothing here touches a file, a socket or a clock:
+//! it emits [`Action`]s and [`Alert`]s through its [`Cx`].
+
+mod check;
+pub mod choker;
+mod exchange;
+pub mod layout;
+pub mod picker;
+mod resume;
+pub mod swarm;
+
+use std::collections::BTreeMap;
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::api::{Action, Add, Alert, CloseReason, ErrorKind, FileStamp, FileStatus, State, Stats, Status};
+use crate::bitfield::Bitfield;
+use crate::config::Config;
+use crate::id::{Block, ConnKey, FileIndex, InfoHash, PeerId, PeerTag, PieceIndex, TorrentKey};
+use crate::metainfo::Metainfo;
+use crate::peer::{Conn, Peer, TrackerConn};
+use crate::rate::Rate;
+use crate::rng::Rng;
+use crate::slots::Slots;
+use crate::time::{Duration, Instant, earlier};
+use crate::tracker::{Announce, HttpTransaction, Tiers, TrackerError};
+use choker::Choker;
+use layout::Layout;
+use picker::{BlockRef, Picker, Priority};
+use resume::Record;
+use swarm::{Source, Swarm};
+
+/// An announce, name lookup and redirects included, is given up after this long.
+const ANNOUNCE_TIMEOUT: Duration = Duration::from_secs(30);
+/// The last announce is given up sooner: somebody is waiting for us to leave.
+const STOPPED_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// What a torrent may use of its session while it handles one event.
+pub struct Cx<'a> {
+    /// The time.
+    pub now: Instant,
+    /// The dice.
+    pub rng: &'a mut Rng,
+    /// All connections.
+    pub conns: &'a mut Slots<ConnKey, Conn>,
+    /// What to do, for the driver.
+    pub actions: &'a mut VecDeque<Action>,
+    /// What happened, for the embedder.
+    pub alerts: &'a mut VecDeque<Alert>,
+    /// Settings.
+    pub config: &'a Config,
+    /// Totals.
+    pub stats: &'a mut Stats,
+    /// Who we are.
+    pub me: &'a Me,
+    /// Connections whose timer must be armed anew.
+    pub touched: &'a mut Vec<ConnKey>,
+}
+
+/// Who we are, to peers and trackers.
+#[derive(Debug)]
+pub struct Me {
+    /// Our peer id.
+    pub id: PeerId,
+    /// Our key for trackers, the same for all address families.
+    pub key: u32,
+    /// The port peers can dial.
+    pub port: u16,
+}
+
+impl Cx<'_> {
+    pub(crate) fn peer(&mut self, conn: ConnKey) -> Option<&mut Peer> {
+        self.conns.get_mut(conn).and_then(Conn::peer_mut)
+    }
+}
+
+#[derive(Debug)]
+enum Life {
+    /// Waiting for the files.
+    Opening,
+    /// Looking at what lies there.
+    Checking(check::Check),
+    /// Trading.
+    Active,
+    /// Not doing anything.
+    Stopped(Option<(String, ErrorKind)>),
+}
+
+/// One torrent.
+#[derive(Debug)]
+pub struct Torrent {
+    /// Its key.
+    pub key: TorrentKey,
+    /// What it is.
+    pub meta: Metainfo,
+    /// Its info hash (version 1).
+    pub info_hash: InfoHash,
+    /// Where its pieces lie in its files.
+    pub layout: Arc<Layout>,
+    /// Where its files lie.
+    pub dir: PathBuf,
+    /// What to fetch.
+    pub picker: Picker,
+    /// Whom to dial.
+    pub swarm: Swarm,
+    /// Its trackers.
+    pub tiers: Tiers,
+    /// Peers whose handshake is done.
+    pub peers: Vec<ConnKey>,
+    choker: Choker,
+    life: Life,
+    /// What the torrent does once it is resumed.
+    paused: bool,
+    verify: bool,
+    record: Option<Record>,
+    priorities: Vec<Priority>,
+    /// Unverified pieces of each file; 0 is a complete file.
+    missing: Vec<u32>,
+    /// Digests of the blocks of pieces that failed, with who sent each: to be compared when the piece passes.
+    suspects: BTreeMap<PieceIndex, Vec<(PeerTag, [u8; 20])>>,
+    /// Blocks lie in a piece in other lengths than 16 KiB at pad files: see `wire_block`.
+    pads: bool,
+    connecting: usize,
+    uploaded: u64,
+    downloaded: u64,
+    wasted: u64,
+    /// `downloaded` when this run began, for trackers: they are told what this run did.
+    announced_base: (u64, u64),
+    rate_down: Rate,
+    rate_up: Rate,
+    seeding_since: Option<Instant>,
+    seeding_before: Duration,
+    seed_ratio: Option<f64>,
+    seed_time: Option<Duration>,
+    goal_reached: bool,
+    dirty: bool,
+    save_at: Option<Instant>,
+    picked: Vec<BlockRef>,
+    /// Blocks came free: idle peers should be asked.
+    kick: bool,
+    /// The timer that is armed for it.
+    pub(crate) timer: Instant,
+}
+
+impl Torrent {
+    /// A torrent that is about to open its files.
+    pub(crate) fn new(key: TorrentKey, info_hash: InfoHash, mut add: Add, cx: &mut Cx<'_>) -> Self {
+        let layout = Arc::new(add.meta.layout());
+        let pieces = layout.pieces();
+        let per_piece = if pieces == 0 { 0 } else { layout.blocks_in(PieceIndex::new(0)) };
+        let last = if pieces == 0 { 0 } else { layout.blocks_in(PieceIndex::new(pieces - 1)) };
+        let picker = Picker::new(per_piece, pieces, last, cx.rng);
+        let mut urls = if add.no_trackers { Vec::new() } else { std::mem::take(&mut add.meta.trackers) };
+        let extra = add.trackers.drain(..).map(|t| vec![t]);
+        urls.splice(0..0, extra);
+        let tiers = Tiers::new(&urls, cx.rng);
+        add.meta.trackers = urls;
+        let record = add.resume.as_deref().and_then(Record::decode);
+        if add.priorities.is_empty() {
+            add.priorities = vec![Priority::Normal; layout.files().len()];
+        }
+        let mut t = Self {
+            key,
+            info_hash,
+            dir: add.dir,
+            picker,
+            swarm: Swarm::default(),
+            tiers,
+            peers: Vec::new(),
+            choker: Choker::new(),
+            life: Life::Stopped(None),
+            paused: add.paused,
+            verify: add.verify,
+            priorities: add.priorities,
+            missing: Vec::new(),
+            suspects: BTreeMap::new(),
+            pads: layout.files().iter().any(|f| f.pad),
+            connecting: 0,
+            uploaded: 0,
+            downloaded: 0,
+            wasted: 0,
+            announced_base: (0, 0),
+            rate_down: Rate::new(Duration::from_secs(5)),
+            rate_up: Rate::new(Duration::from_secs(5)),
+            seeding_since: None,
+            seeding_before: Duration::ZERO,
+            seed_ratio: add.seed_ratio,
+            seed_time: add.seed_time,
+            goal_reached: false,
+            dirty: false,
+            save_at: None,
+            picked: Vec::new(),
+            kick: false,
+            timer: Instant::FAR,
+            record,
+            meta: add.meta,
+            layout,
+        };
+        t.missing = (0..t.layout.files().len()).map(|f| t.layout.pieces_of(file(f)).len() as u32).collect();
+        t.picker.set_sequential(add.sequential);
+        t.apply_priorities();
+        t.mark_pads();
+        for addr in add.peers {
+            t.swarm.add(cx.now, addr, Source::User);
+        }
+        if let Some(r) = &t.record {
+            t.uploaded = r.uploaded;
+            t.downloaded = r.downloaded;
+            t.wasted = r.wasted;
+            t.seeding_before = Duration::from_secs(r.seeding_for);
+            t.announced_base = (r.uploaded, r.downloaded);
+            for addr in &r.peers {
+                t.swarm.add(cx.now, *addr, Source::Resume);
+            }
+        }
+        cx.alerts.push_back(Alert::Added { torrent: key });
+        if !t.paused {
+            t.open(cx);
+        }
+        t
+    }
+
+    fn open(&mut self, cx: &mut Cx<'_>) {
+        self.life = Life::Opening;
+        cx.actions.push_back(Action::Open {
+            torrent: self.key,
+            layout: Arc::clone(&self.layout),
+            dir: self.dir.clone(),
+            wanted: self.wanted_files(),
+        });
+    }
+
+    fn wanted_files(&self) -> Vec<bool> {
+        let pads = self.layout.files().iter().map(|f| f.pad);
+        self.priorities.iter().zip(pads).map(|(p, pad)| *p != Priority::Skip && !pad).collect()
+    }
+
+    /// A piece has the highest priority of the files it touches.
+    fn apply_priorities(&mut self) {
+        let mut best = vec![Priority::Skip; self.layout.pieces() as usize];
+        for (i, p) in self.priorities.iter().enumerate() {
+            for piece in self.layout.pieces_of(file(i)) {
+                let b = &mut best[piece as usize];
+                *b = (*b).max(*p);
+            }
+        }
+        for (i, p) in best.into_iter().enumerate() {
+            self.picker.set_priority(PieceIndex::new(i as u32), p);
+        }
+    }
+
+    /// Blocks that lie in pad files are zeros and count as received (BEP 47).
+    fn mark_pads(&mut self) {
+        if !self.pads {
+            return;
+        }
+        let pads: Vec<_> = (0..self.layout.files().len()).filter(|f| self.layout.files()[*f].pad).collect();
+        let mut touched = std::collections::BTreeSet::new();
+        for f in pads {
+            touched.extend(self.layout.pieces_of(file(f)));
+        }
+        for p in touched {
+            self.mark_pads_of(PieceIndex::new(p));
+        }
+    }
+
+    fn mark_pads_of(&mut self, piece: PieceIndex) {
+        let n = self.layout.blocks_in(piece);
+        if (0..n).all(|i| self.layout.is_all_pad(&self.layout.block(piece, i))) {
+            return self.picker.set_have(piece);
+        }
+        for i in 0..n {
+            let block = self.layout.block(piece, i);
+            if self.layout.is_all_pad(&block) {
+                self.picker.mark_block_have(piece, i);
+            }
+        }
+    }
+
+    /// The block as it is asked for on the wire: a tail that lies in a pad file is left out.
+    pub(crate) fn wire_block(&self, r: BlockRef) -> Block {
+        let mut block = self.layout.block(r.piece, r.block);
+        if self.pads {
+            let offset = self.layout.piece_offset(r.piece) + u64::from(block.begin);
+            let mut tail = 0;
+            for span in self.layout.spans(offset, u64::from(block.len)) {
+                tail = if span.pad { tail + span.len } else { 0 };
+            }
+            block.len -= tail as u32;
+        }
+        block
+    }
+
+    /// The picker's name for a block that we would ask for; none other is expected.
+    pub(crate) fn block_ref(&self, block: &Block) -> Option<BlockRef> {
+        if block.piece.get() >= self.layout.pieces() || block.begin % crate::id::BLOCK_LEN != 0 {
+            return None;
+        }
+        let r = BlockRef { piece: block.piece, block: block.begin / crate::id::BLOCK_LEN };
+        (r.block < self.layout.blocks_in(r.piece) && self.wire_block(r) == *block).then_some(r)
+    }
+
+    /// It trades with peers.
+    pub fn is_active(&self) -> bool {
+        matches!(self.life, Life::Active)
+    }
+
+    /// All wanted pieces are verified.
+    pub fn is_complete(&self) -> bool {
+        self.picker.is_complete()
+    }
+
+    // ---------------------------------------------------------------- lifecycle
+
+    /// The files are usable: find out what of them to trust.
+    pub(crate) fn on_opened(&mut self, cx: &mut Cx<'_>, files: &[Option<FileStamp>]) {
+        if !matches!(self.life, Life::Opening) {
+            return;
+        }
+        let check = self.plan_check(files);
+        self.life = Life::Checking(check);
+        self.step_check(cx);
+    }
+
+    /// Everything on disk has been looked at: begin to trade.
+    fn activate(&mut self, cx: &mut Cx<'_>) {
+        self.life = Life::Active;
+        self.record = None;
+        self.verify = false;
+        self.count_missing();
+        let have = self.picker.have().count();
+        cx.alerts.push_back(Alert::Checked { torrent: self.key, pieces: (have, self.layout.pieces()) });
+        self.tiers.start(cx.now);
+        if self.is_complete() {
+            self.seeding_since = Some(cx.now);
+            cx.alerts.push_back(Alert::Finished { torrent: self.key });
+        }
+        self.mark_dirty(cx);
+        self.tick(cx);
+    }
+
+    fn count_missing(&mut self) {
+        let have = self.picker.have();
+        let count = |f| self.layout.pieces_of(file(f)).filter(|p| !have.get(PieceIndex::new(*p))).count() as u32;
+        self.missing = (0..self.layout.files().len()).map(count).collect();
+    }
+
+    pub(crate) fn pause(&mut self, cx: &mut Cx<'_>) {
+        self.paused = true;
+        if !matches!(self.life, Life::Stopped(None)) {
+            self.stop(cx, None, CloseReason::TorrentStopped);
+            cx.alerts.push_back(Alert::Paused { torrent: self.key });
+        }
+    }
+
+    pub(crate) fn resume(&mut self, cx: &mut Cx<'_>) {
+        self.paused = false;
+        if let Life::Stopped(_) = self.life {
+            self.goal_reached = false;
+            // Pieces that were verified stay so unless their files have changed meanwhile: the
+            // record made when it stopped tells.
+            self.open(cx);
+            cx.alerts.push_back(Alert::Resumed { torrent: self.key });
+        }
+    }
+
+    /// Checks everything again.
+    pub(crate) fn verify(&mut self, cx: &mut Cx<'_>) {
+        self.stop(cx, None, CloseReason::TorrentStopped);
+        self.verify = true;
+        if !self.paused {
+            self.open(cx);
+        }
+    }
+
+    /// Files failed: this torrent stops, the others go on.
+    pub(crate) fn fail(&mut self, cx: &mut Cx<'_>, error: String, kind: ErrorKind) {
+        if matches!(self.life, Life::Stopped(_)) {
+            return;
+        }
+        cx.alerts.push_back(Alert::Error { torrent: self.key, error: error.clone(), kind });
+        self.stop(cx, Some((error, kind)), CloseReason::TorrentStopped);
+    }
+
+    /// Closes its peers, takes leave of its trackers, saves its record and closes its files.
+    pub(crate) fn stop(&mut self, cx: &mut Cx<'_>, error: Option<(String, ErrorKind)>, why: CloseReason) {
+        let was = std::mem::replace(&mut self.life, Life::Stopped(error));
+        let keys: Vec<_> = cx
+            .conns
+            .iter()
+            .filter(|(_, c)| c.peer().is_some_and(|p| p.torrent == Some(self.key)))
+            .map(|(k, _)| k)
+            .collect();
+        for conn in keys {
+            self.close(cx, conn, why.clone());
+        }
+        if let Some(since) = self.seeding_since.take() {
+            self.seeding_before += cx.now - since;
+        }
+        match was {
+            Life::Active => {
+                self.tiers.stop(cx.now);
+                self.announce_due(cx);
+                self.save(cx);
+                cx.actions.push_back(Action::CloseFiles { torrent: self.key });
+            }
+            Life::Opening | Life::Checking(_) => cx.actions.push_back(Action::CloseFiles { torrent: self.key }),
+            Life::Stopped(_) => {}
+        }
+    }
+
+    fn save(&mut self, cx: &mut Cx<'_>) {
+        self.dirty = false;
+        self.save_at = None;
+        cx.actions.push_back(Action::Save { torrent: self.key, info_hash: self.info_hash });
+    }
+
+    fn mark_dirty(&mut self, cx: &Cx<'_>) {
+        if !self.dirty {
+            self.dirty = true;
+            self.save_at = Some(cx.now + cx.config.save_interval);
+        }
+    }
+
+    /// The record to resume from, given what the files look like now. It is kept here too, for
+    /// the case that the torrent is resumed within this run.
+    pub(crate) fn make_record(&mut self, now: Instant, files: Vec<Option<FileStamp>>) -> Vec<u8> {
+        let record = Record {
+            have: self.picker.have().to_wire(),
+            files,
+            partial: self.picker.partials().collect(),
+            peers: self.swarm.worth_keeping(50).collect(),
+            uploaded: self.uploaded,
+            downloaded: self.downloaded,
+            wasted: self.wasted,
+            seeding_for: self.seeding_for(now).as_secs(),
+        };
+        let bytes = record.encode();
+        if matches!(self.life, Life::Stopped(_)) {
+            self.record = Some(record);
+        }
+        bytes
+    }
+
+    // ---------------------------------------------------------------- time
+
+    /// When it wants to be ticked next.
+    pub(crate) fn deadline(&self, config: &Config) -> Option<Instant> {
+        let mut at = self.tiers.deadline();
+        if self.is_active() {
+            at = earlier(at, self.save_at);
+            if !self.peers.is_empty() {
+                at = earlier(at, Some(self.choker.next()));
+            }
+            if self.peers.len() + self.connecting < config.max_peers_torrent && self.connecting < config.half_open {
+                at = earlier(at, self.swarm.next_due());
+            }
+            if let (Some(since), Some(limit)) = (self.seeding_since, self.seed_time) {
+                at = earlier(at, Some(since + limit.saturating_sub(self.seeding_before)));
+            }
+        }
+        at
+    }
+
+    /// Does whatever is due.
+    pub(crate) fn tick(&mut self, cx: &mut Cx<'_>) {
+        self.announce_due(cx);
+        if !self.is_active() {
+            return;
+        }
+        if self.choker.next() <= cx.now {
+            self.rechoke(cx);
+        }
+        self.dial(cx);
+        self.kick_idle(cx);
+        if self.save_at.is_some_and(|at| at <= cx.now) {
+            self.save(cx);
+        }
+        self.check_goal(cx);
+    }
+
+    fn dial(&mut self, cx: &mut Cx<'_>) {
+        let seeding = self.is_complete();
+        while cx.stats.half_open < cx.config.half_open
+            && cx.stats.peers + cx.stats.half_open < cx.config.max_peers
+            && self.peers.len() + self.connecting < cx.config.max_peers_torrent
+        {
+            let Some((tag, addr)) = self.swarm.next(cx.now, seeding) else { return };
+            let peer = Peer::new(cx.now, addr, false, Some(self.key), Some(tag));
+            let conn = cx.conns.insert(Conn::Peer(Box::new(peer)));
+            self.swarm.attach(tag, conn);
+            self.connecting += 1;
+            cx.stats.half_open += 1;
+            cx.actions.push_back(Action::Connect { conn, addr });
+            cx.touched.push(conn);
+        }
+    }
+
+    fn check_goal(&mut self, cx: &mut Cx<'_>) {
+        if self.seeding_since.is_none() || self.goal_reached {
+            return;
+        }
+        let status = self.status(cx.now);
+        let ratio = self.seed_ratio.is_some_and(|r| status.ratio() >= r);
+        let time = self.seed_time.is_some_and(|t| self.seeding_for(cx.now) >= t);
+        if ratio || time {
+            self.goal_reached = true;
+            cx.alerts.push_back(Alert::GoalReached { torrent: self.key });
+            self.paused = true;
+            self.stop(cx, None, CloseReason::TorrentStopped);
+        }
+    }
+
+    fn seeding_for(&self, now: Instant) -> Duration {
+        self.seeding_before + self.seeding_since.map_or(Duration::ZERO, |s| now - s)
+    }
+
+    // ---------------------------------------------------------------- trackers
+
+    /// Starts the announces that are due.
+    pub(crate) fn announce_due(&mut self, cx: &mut Cx<'_>) {
+        while let Some(due) = self.tiers.poll(cx.now) {
+            let stopping = due.event == crate::tracker::Event::Stopped;
+            let announce = Announce {
+                info_hash: self.info_hash,
+                peer_id: cx.me.id,
+                port: cx.me.port,
+                uploaded: self.uploaded - self.announced_base.0,
+                downloaded: self.downloaded - self.announced_base.1,
+                left: self.left(),
+                event: due.event,
+                numwant: if stopping { 0 } else { due.numwant },
+                key: cx.me.key,
+                tracker_id: due.tracker_id,
+            };
+            let transaction = match HttpTransaction::new(due.url, &announce) {
+                Ok(t) => t,
+                Err(e) => {
+                    self.tracker_failed(cx, due.tracker, &e);
+                    continue;
+                }
+            };
+            let (host, _) = transaction.host();
+            let host = host.to_owned();
+            let timeout = if stopping { STOPPED_TIMEOUT } else { ANNOUNCE_TIMEOUT };
+            let conn = cx.conns.insert(Conn::Tracker(Box::new(TrackerConn {
+                torrent: self.key,
+                tracker: due.tracker,
+                transaction,
+                addrs: Vec::new(),
+                addr: None,
+                outbox: crate::peer::Outbox::default(),
+                deadline: cx.now + timeout,
+                last_error: None,
+            })));
+            cx.actions.push_back(Action::Resolve { id: lookup_id(conn), host });
+            cx.touched.push(conn);
+        }
+    }
+
+    /// What is missing of the whole torrent, as trackers want it.
+    fn left(&self) -> u64 {
+        self.layout.total() - self.have_len()
+    }
+
+    fn have_len(&self) -> u64 {
+        let have = self.picker.have();
+        if have.is_all() {
+            return self.layout.total();
+        }
+        have.iter_set().map(|p| u64::from(self.layout.piece_size(p))).sum()
+    }
+
+    pub(crate) fn tracker_failed(&mut self, cx: &mut Cx<'_>, tracker: crate::tracker::TrackerIdx, error: &TrackerError) {
+        let news = self.tiers.on_error(cx.now, tracker, error, cx.rng);
+        let url = self.tiers.url(tracker);
+        log::info!("tracker {url}: {error}");
+        if news {
+            let outcome = crate::api::TrackerOutcome::Error(error.to_string());
+            cx.alerts.push_back(Alert::Tracker { torrent: self.key, url, outcome });
+        }
+    }
+
+    pub(crate) fn tracker_replied(
+        &mut self,
+        cx: &mut Cx<'_>,
+        tracker: crate::tracker::TrackerIdx,
+        reply: &crate::tracker::Reply,
+        local: bool,
+    ) {
+        self.tiers.on_reply(cx.now, tracker, reply);
+        // A tracker on this host may name peers on this host; no other may.
+        let mut named = 0;
+        for addr in reply.peers.iter().filter(|a| local || !a.ip().to_canonical().is_loopback()) {
+            named += 1;
+            self.swarm.add(cx.now, *addr, Source::Tracker);
+        }
+        let outcome = crate::api::TrackerOutcome::Reply {
+            peers: named,
+            seeders: reply.seeders,
+            leechers: reply.leechers,
+            interval: reply.interval.unwrap_or_default(),
+            warning: reply.warning.clone(),
+        };
+        let url = self.tiers.url(tracker);
+        log::info!("tracker {url}: {named} peers");
+        cx.alerts.push_back(Alert::Tracker { torrent: self.key, url, outcome });
+        if self.is_active() {
+            self.dial(cx);
+        }
+    }
+
+    // ---------------------------------------------------------------- commands and views
+
+    pub(crate) fn select(&mut self, cx: &mut Cx<'_>, priorities: Vec<Priority>) {
+        self.priorities = priorities;
+        self.apply_priorities();
+        cx.actions.push_back(Action::Wanted { torrent: self.key, wanted: self.wanted_files() });
+        let mut peers = std::mem::take(&mut self.peers);
+        for &conn in &peers {
+            self.recount_wanted(cx, conn);
+        }
+        std::mem::swap(&mut self.peers, &mut peers);
+        if self.is_active() {
+            if self.is_complete() {
+                self.on_complete(cx);
+            } else {
+                self.seeding_since = None;
+            }
+            self.kick = true;
+            self.kick_idle(cx);
+        }
+        self.mark_dirty(cx);
+    }
+
+    pub(crate) fn status(&self, now: Instant) -> Status {
+        let have = self.picker.have();
+        let (state, error) = match &self.life {
+            Life::Opening => (State::Checking { done: 0, total: 0 }, None),
+            Life::Checking(c) => (c.progress(), None),
+            Life::Active if self.is_complete() => (State::Seeding, None),
+            Life::Active => (State::Downloading, None),
+            Life::Stopped(None) => (State::Paused, None),
+            Life::Stopped(Some((e, _))) => (State::Error, Some(e.clone())),
+        };
+        let (mut size, mut wanted, mut had) = (0, 0, 0);
+        for (i, f) in self.layout.files().iter().enumerate().filter(|(_, f)| !f.pad) {
+            size += f.len;
+            if self.priorities[i] != Priority::Skip {
+                wanted += f.len;
+                had += self.file_have(i, have);
+            }
+        }
+        let rate_down = self.rate_down.get(now);
+        let eta = (rate_down > 0 && had < wanted).then(|| Duration::from_secs((wanted - had) / rate_down));
+        Status {
+            key: self.key,
+            info_hash: self.info_hash,
+            name: self.meta.name.clone(),
+            state,
+            error,
+            size,
+            wanted,
+            have: had,
+            downloaded: self.downloaded,
+            uploaded: self.uploaded,
+            wasted: self.wasted,
+            rate_down,
+            rate_up: self.rate_up.get(now),
+            peers: self.peers.len(),
+            seeds: 0,
+            connecting: self.connecting,
+            known: self.swarm.len(),
+            pieces: (have.count(), self.layout.pieces()),
+            eta,
+            seeding_for: self.seeding_for(now),
+            goal_reached: self.goal_reached,
+        }
+    }
+
+    fn file_have(&self, i: usize, have: &Bitfield) -> u64 {
+        let f = &self.layout.files()[i];
+        if have.is_all() {
+            return f.len;
+        }
+        let pieces = self.layout.pieces_of(file(i));
+        let overlap = |p: u32| {
+            let start = self.layout.piece_offset(PieceIndex::new(p));
+            let end = start + u64::from(self.layout.piece_size(PieceIndex::new(p)));
+            end.min(f.offset + f.len) - start.max(f.offset)
+        };
+        pieces.filter(|p| have.get(PieceIndex::new(*p))).map(overlap).sum()
+    }
+
+    pub(crate) fn files(&self) -> Vec<FileStatus> {
+        let have = self.picker.have();
+        let files = self.layout.files().iter().enumerate().filter(|(_, f)| !f.pad);
+        files
+            .map(|(i, f)| FileStatus {
+                index: file(i),
+                path: f.path.clone(),
+                len: f.len,
+                have: self.file_have(i, have),
+                priority: self.priorities[i],
+            })
+            .collect()
+    }
+}
+
+fn file(i: usize) -> FileIndex {
+    FileIndex::new(u32::try_from(i).expect("files are bounded by limits::FILES"))
+}
+
+/// The id of a name lookup made for `conn`.
+pub(crate) fn lookup_id(conn: ConnKey) -> u64 {
+    (conn.index() as u64) << 32 | u64::from(conn.generation())
+}
+
+/// The connection a name lookup was made for.
+pub(crate) fn lookup_conn(id: u64) -> ConnKey {
+    ConnKey::new((id >> 32) as u32, id as u32)
+}

@@ -1,0 +1,57 @@
+//! Deadlines in a heap. Nothing is ever removed early: a timer that fires for something that has
+//! moved its deadline, or is gone, does nothing and is armed anew by its owner.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
+use crate::id::{ConnKey, TorrentKey};
+use crate::time::Instant;
+
+/// Whose deadline it is.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) enum Timer {
+    Conn(ConnKey),
+    Torrent(TorrentKey),
+    Shutdown,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Timers {
+    heap: BinaryHeap<Reverse<(Instant, Timer)>>,
+}
+
+impl Timers {
+    pub(super) fn arm(&mut self, at: Instant, timer: Timer) {
+        self.heap.push(Reverse((at, timer)));
+    }
+
+    pub(super) fn next(&self) -> Option<Instant> {
+        self.heap.peek().map(|Reverse((at, _))| *at)
+    }
+
+    /// The next timer that is due.
+    pub(super) fn pop(&mut self, now: Instant) -> Option<Timer> {
+        if self.next()? > now {
+            return None;
+        }
+        self.heap.pop().map(|Reverse((_, timer))| timer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timers_fire_in_order_and_not_early() {
+        let mut t = Timers::default();
+        let at = Instant::from_secs;
+        t.arm(at(2), Timer::Shutdown);
+        t.arm(at(1), Timer::Conn(ConnKey::new(1, 0)));
+        assert_eq!(t.next(), Some(at(1)));
+        assert_eq!(t.pop(Instant::from_millis(999)), None);
+        assert_eq!(t.pop(at(2)), Some(Timer::Conn(ConnKey::new(1, 0))));
+        assert_eq!(t.pop(at(2)), Some(Timer::Shutdown));
+        assert_eq!(t.pop(at(9)), None);
+    }
+}

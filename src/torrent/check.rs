@@ -1,0 +1,121 @@
+//! Finding out what on disk can be trusted when a torrent starts.
+//!
+//! Three sources, in this order: a record of an earlier run whose file stamps still fit (trusted),
+//! files that are there but do not fit it or have no record (hashed piece by piece), files that
+//! are absent or empty (nothing to look at). Only the pieces in doubt are hashed; a bounded number
+//! of them is under way at once, so that the loop stays responsive.
+
+use std::collections::VecDeque;
+
+use super::{Cx, Life, Torrent, file};
+use crate::api::{Action, FileStamp, State};
+use crate::bitfield::Bitfield;
+use crate::id::PieceIndex;
+
+/// Pieces being hashed at once.
+const UNDER_WAY: u32 = 8;
+
+/// A check under way.
+#[derive(Debug)]
+pub(super) struct Check {
+    queue: VecDeque<PieceIndex>,
+    under_way: u32,
+    done: u32,
+    total: u32,
+}
+
+impl Check {
+    pub(super) fn progress(&self) -> State {
+        State::Checking { done: self.done, total: self.total }
+    }
+}
+
+impl Torrent {
+    /// Decides which pieces to trust, which to hash, and forgets all others.
+    pub(super) fn plan_check(&mut self, files: &[Option<FileStamp>]) -> Check {
+        let pieces = self.layout.pieces();
+        let record = if self.verify { None } else { self.record.take() };
+        let trusted = record.as_ref().and_then(|r| Some((Bitfield::from_wire(&r.have, pieces).ok()?, &r.files)));
+        // A piece can be looked at when some file it touches has bytes there, and must be when
+        // such a file is not what the record says.
+        let mut present = vec![false; pieces as usize];
+        let mut doubtful = vec![false; pieces as usize];
+        for (i, f) in self.layout.files().iter().enumerate() {
+            let now = files.get(i).copied().flatten();
+            let same = match &trusted {
+                Some((_, then)) => then.get(i).is_some_and(|then| *then == now),
+                None => false,
+            };
+            for p in self.layout.pieces_of(file(i)) {
+                let p = p as usize;
+                present[p] |= !f.pad && now.is_some_and(|s| s.len > 0);
+                doubtful[p] |= !f.pad && !same;
+            }
+        }
+        let mut queue = VecDeque::new();
+        for p in (0..pieces).map(PieceIndex::new) {
+            let had = trusted.as_ref().is_some_and(|(have, _)| have.get(p));
+            let sure = !doubtful[p.idx()];
+            if had && sure {
+                self.picker.set_have(p);
+            } else {
+                self.picker.lose(p);
+                if !sure && (present[p.idx()]) {
+                    queue.push_back(p);
+                }
+            }
+        }
+        self.mark_pads();
+        if let Some(r) = &record {
+            for (piece, blocks) in &r.partial {
+                let known = piece.get() < pieces && !doubtful[piece.idx()] && !self.picker.have().get(*piece);
+                if known && blocks.len() == self.layout.blocks_in(*piece).div_ceil(8) as usize {
+                    self.restore_partial(*piece, blocks);
+                }
+            }
+        }
+        let total = queue.len() as u32;
+        Check { queue, under_way: 0, done: 0, total }
+    }
+
+    /// Marks the blocks of an unfinished piece. One that turns out complete would never be
+    /// picked, so it keeps its last block open.
+    fn restore_partial(&mut self, piece: PieceIndex, blocks: &[u8]) {
+        let n = self.layout.blocks_in(piece);
+        let set = |i: u32| blocks[(i / 8) as usize] & (0x80 >> (i % 8)) != 0;
+        let all = (0..n).all(set);
+        for i in (0..n).filter(|i| set(*i) && !(all && *i + 1 == n)) {
+            self.picker.mark_block_have(piece, i);
+        }
+    }
+
+    /// Keeps pieces under way, or begins to trade when none is left.
+    pub(super) fn step_check(&mut self, cx: &mut Cx<'_>) {
+        let Life::Checking(check) = &mut self.life else { return };
+        while check.under_way < UNDER_WAY {
+            let Some(piece) = check.queue.pop_front() else { break };
+            check.under_way += 1;
+            cx.actions.push_back(Action::Hash {
+                torrent: self.key,
+                piece,
+                expected: self.meta.hashes[piece.idx()],
+                at_rest: true,
+                blocks: false,
+            });
+        }
+        if check.under_way == 0 {
+            self.activate(cx);
+        }
+    }
+
+    /// A piece on disk was hashed.
+    pub(super) fn on_checked(&mut self, cx: &mut Cx<'_>, piece: PieceIndex, ok: bool) {
+        let Life::Checking(check) = &mut self.life else { return };
+        check.under_way = check.under_way.saturating_sub(1);
+        check.done += 1;
+        if ok {
+            self.picker.set_have(piece);
+        }
+        self.step_check(cx);
+    }
+}

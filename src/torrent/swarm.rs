@@ -1,0 +1,356 @@
+//! The addresses a torrent knows: where they came from, when to dial them, whom never to dial again.
+//!
+//! Every address has a [`PeerTag`] that outlives its connections, so that blocks can be blamed on
+//! who sent them. Dialling order is by due time; a failed attempt backs off, doubling from
+//! [`BACKOFF`] up to [`BACKOFF_MAX`]; an address the user gave is tried again sooner and never
+//! forgotten. The list is bounded by `limits::SWARM`: a newcomer displaces the address that has
+//! failed most often, or is turned away when none has.
+//!
+//! It opens no connections and counts none; `torrent` asks it for the next address to dial.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+
+use crate::config::limits;
+use crate::id::{ConnKey, PeerTag};
+use crate::time::{Duration, Instant};
+
+/// Wait before the second attempt at an address.
+const BACKOFF: Duration = Duration::from_secs(15);
+/// Wait before the second attempt at an address the user gave.
+const BACKOFF_USER: Duration = Duration::from_secs(2);
+/// Longest wait between attempts.
+const BACKOFF_MAX: Duration = Duration::from_secs(600);
+/// An address that failed this often in a row is forgotten.
+const FAILS_MAX: u32 = 6;
+/// Wait before dialling a peer again that has closed a working connection.
+const RECONNECT: Duration = Duration::from_secs(20);
+
+/// Where an address came from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Source {
+    /// The user named it.
+    User,
+    /// A tracker named it.
+    Tracker,
+    /// It dialled us.
+    Incoming,
+    /// An earlier run knew it.
+    Resume,
+}
+
+#[derive(Debug)]
+struct Known {
+    addr: SocketAddr,
+    source: Source,
+    /// It accepts connections at `addr`, as far as we know.
+    dialable: bool,
+    conn: Option<ConnKey>,
+    fails: u32,
+    barred: bool,
+    seed: bool,
+    due: Option<Instant>,
+}
+
+/// A torrent's addresses.
+#[derive(Debug, Default)]
+pub struct Swarm {
+    known: slab::Slab<Known>,
+    by_addr: BTreeMap<SocketAddr, PeerTag>,
+    due: BTreeSet<(Instant, PeerTag)>,
+    /// Banned for bad data: by host, since a port is easily changed.
+    banned: BTreeSet<IpAddr>,
+}
+
+/// An IPv4 address that came as `::ffff:a.b.c.d` is that IPv4 address.
+pub fn normal(addr: SocketAddr) -> SocketAddr {
+    SocketAddr::new(addr.ip().to_canonical(), addr.port())
+}
+
+/// An address no peer can be dialled at.
+fn bogus(addr: &SocketAddr) -> bool {
+    let multicast = match addr.ip() {
+        IpAddr::V4(ip) => ip.is_multicast() || ip.is_broadcast(),
+        IpAddr::V6(ip) => ip.is_multicast(),
+    };
+    addr.port() == 0 || addr.ip().is_unspecified() || multicast
+}
+
+impl Swarm {
+    /// Learns an address that accepts connections. False when it is refused or known already.
+    pub fn add(&mut self, now: Instant, addr: SocketAddr, source: Source) -> bool {
+        let addr = normal(addr);
+        if bogus(&addr) || self.banned.contains(&addr.ip()) {
+            return false;
+        }
+        if let Some(&tag) = self.by_addr.get(&addr) {
+            let known = &mut self.known[tag.idx()];
+            if source == Source::User {
+                known.source = source;
+            }
+            if known.dialable {
+                return false;
+            }
+            known.dialable = true;
+            if known.conn.is_none() {
+                self.schedule(tag, now);
+            }
+            return true;
+        }
+        let Some(tag) = self.insert(addr, source, true) else { return false };
+        self.schedule(tag, now);
+        true
+    }
+
+    /// Someone dialled us from `addr`, which need not accept connections. None when it is banned
+    /// or there is no room.
+    pub fn incoming(&mut self, addr: SocketAddr) -> Option<PeerTag> {
+        let addr = normal(addr);
+        if self.banned.contains(&addr.ip()) {
+            return None;
+        }
+        match self.by_addr.get(&addr) {
+            Some(&tag) => Some(tag),
+            None => self.insert(addr, Source::Incoming, false),
+        }
+    }
+
+    fn insert(&mut self, addr: SocketAddr, source: Source, dialable: bool) -> Option<PeerTag> {
+        if self.known.len() >= limits::SWARM {
+            let (i, _) = self
+                .known
+                .iter()
+                .filter(|(_, k)| k.conn.is_none() && !k.barred && k.source != Source::User && (k.fails > 0 || !k.dialable))
+                .max_by_key(|(_, k)| k.fails)?;
+            self.forget(tag_of(i));
+        }
+        let known = Known { addr, source, dialable, conn: None, fails: 0, barred: false, seed: false, due: None };
+        let tag = tag_of(self.known.insert(known));
+        self.by_addr.insert(addr, tag);
+        Some(tag)
+    }
+
+    fn forget(&mut self, tag: PeerTag) {
+        self.unschedule(tag);
+        let known = self.known.remove(tag.idx());
+        self.by_addr.remove(&known.addr);
+    }
+
+    fn unschedule(&mut self, tag: PeerTag) {
+        if let Some(at) = self.known[tag.idx()].due.take() {
+            self.due.remove(&(at, tag));
+        }
+    }
+
+    fn schedule(&mut self, tag: PeerTag, at: Instant) {
+        self.unschedule(tag);
+        let known = &mut self.known[tag.idx()];
+        if known.dialable && !known.barred && known.conn.is_none() {
+            known.due = Some(at);
+            self.due.insert((at, tag));
+        }
+    }
+
+    /// When the next address is due.
+    pub fn next_due(&self) -> Option<Instant> {
+        self.due.first().map(|(at, _)| *at)
+    }
+
+    /// The next address that is due, leaving out complete peers when `seeding`. The caller tells
+    /// what became of it with [`Swarm::attach`] and [`Swarm::failed`].
+    pub fn next(&mut self, now: Instant, seeding: bool) -> Option<(PeerTag, SocketAddr)> {
+        while let Some(&(at, tag)) = self.due.first() {
+            if at > now {
+                return None;
+            }
+            self.unschedule(tag);
+            let known = &self.known[tag.idx()];
+            if seeding && known.seed {
+                continue;
+            }
+            return Some((tag, known.addr));
+        }
+        None
+    }
+
+    /// A connection to it exists.
+    pub fn attach(&mut self, tag: PeerTag, conn: ConnKey) {
+        self.unschedule(tag);
+        self.known[tag.idx()].conn = Some(conn);
+    }
+
+    /// Its connection, if there is one.
+    pub fn conn(&self, tag: PeerTag) -> Option<ConnKey> {
+        self.known.get(tag.idx()).and_then(|k| k.conn)
+    }
+
+    /// It took part as a peer: earlier failures are forgiven.
+    pub fn worked(&mut self, tag: PeerTag) {
+        self.known[tag.idx()].fails = 0;
+    }
+
+    /// It has everything.
+    pub fn set_seed(&mut self, tag: PeerTag) {
+        self.known[tag.idx()].seed = true;
+    }
+
+    /// Its connection `conn` ended after it worked.
+    pub fn detached(&mut self, now: Instant, tag: PeerTag, conn: ConnKey) {
+        if self.release(tag, conn) {
+            let wait = if self.known[tag.idx()].source == Source::User { BACKOFF_USER } else { RECONNECT };
+            self.schedule(tag, now + wait);
+        }
+    }
+
+    /// Its connection `conn` never worked.
+    pub fn failed(&mut self, now: Instant, tag: PeerTag, conn: ConnKey) {
+        if !self.release(tag, conn) {
+            return;
+        }
+        let known = &mut self.known[tag.idx()];
+        known.fails += 1;
+        let user = known.source == Source::User;
+        if known.fails >= FAILS_MAX && !user && !known.barred {
+            return self.forget(tag);
+        }
+        let first = if user { BACKOFF_USER } else { BACKOFF };
+        let wait = first.saturating_mul(1 << (known.fails - 1).min(10)).min(BACKOFF_MAX);
+        self.schedule(tag, now + wait);
+    }
+
+    fn release(&mut self, tag: PeerTag, conn: ConnKey) -> bool {
+        match self.known.get_mut(tag.idx()) {
+            Some(known) if known.conn == Some(conn) => {
+                known.conn = None;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Never dial this address again: it is ourselves, or of no use.
+    pub fn bar(&mut self, tag: PeerTag) {
+        self.unschedule(tag);
+        self.known[tag.idx()].barred = true;
+    }
+
+    /// Never have to do with this host again. Returns its address.
+    pub fn ban(&mut self, tag: PeerTag) -> SocketAddr {
+        self.bar(tag);
+        let addr = self.known[tag.idx()].addr;
+        self.banned.insert(addr.ip());
+        addr
+    }
+
+    /// The address behind a tag.
+    pub fn addr(&self, tag: PeerTag) -> Option<SocketAddr> {
+        self.known.get(tag.idx()).map(|k| k.addr)
+    }
+
+    /// Addresses known.
+    pub fn len(&self) -> usize {
+        self.known.len()
+    }
+
+    /// No address is known.
+    pub fn is_empty(&self) -> bool {
+        self.known.is_empty()
+    }
+
+    /// Addresses worth keeping for the next run, at most `n`.
+    pub fn worth_keeping(&self, n: usize) -> impl Iterator<Item = SocketAddr> + '_ {
+        self.known.iter().filter(|(_, k)| k.dialable && !k.barred && k.fails == 0).map(|(_, k)| k.addr).take(n)
+    }
+}
+
+fn tag_of(i: usize) -> PeerTag {
+    PeerTag::new(u32::try_from(i).expect("the swarm is bounded by limits::SWARM"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(s: u64) -> Instant {
+        Instant::from_secs(s)
+    }
+    fn addr(n: u16) -> SocketAddr {
+        SocketAddr::from(([10, 0, (n >> 8) as u8, n as u8], 6881))
+    }
+    const C: ConnKey = ConnKey::new(0, 0);
+
+    #[test]
+    fn a_failing_address_backs_off_and_is_forgotten() {
+        let mut s = Swarm::default();
+        assert!(s.add(at(0), addr(1), Source::Tracker));
+        assert!(!s.add(at(0), addr(1), Source::Tracker), "known already");
+        let mut now = at(0);
+        for wait in [15, 30, 60, 120, 240] {
+            let (tag, a) = s.next(now, false).expect("due");
+            assert_eq!(a, addr(1));
+            s.attach(tag, C);
+            assert_eq!(s.next_due(), None, "a connected address is not dialled");
+            s.failed(now, tag, C);
+            assert_eq!(s.next_due(), Some(now + Duration::from_secs(wait)));
+            now += Duration::from_secs(wait);
+        }
+        let (tag, _) = s.next(now, false).expect("due");
+        s.attach(tag, C);
+        s.failed(now, tag, C);
+        assert!(s.is_empty());
+    }
+
+    #[test]
+    fn ourselves_and_banned_hosts_are_never_dialled_again() {
+        let mut s = Swarm::default();
+        s.add(at(0), addr(1), Source::User);
+        let (tag, _) = s.next(at(0), false).expect("due");
+        s.attach(tag, C);
+        s.bar(tag);
+        s.failed(at(0), tag, C);
+        assert_eq!(s.next_due(), None);
+        assert!(!s.add(at(9), addr(1), Source::Tracker));
+        s.add(at(9), addr(2), Source::Tracker);
+        let (tag, _) = s.next(at(9), false).expect("due");
+        s.ban(tag);
+        let mut other_port = addr(2);
+        other_port.set_port(99);
+        assert!(!s.add(at(9), other_port, Source::Tracker));
+        assert_eq!(s.incoming(other_port), None);
+    }
+
+    #[test]
+    fn mapped_addresses_and_nonsense() {
+        let mut s = Swarm::default();
+        let mapped: SocketAddr = "[::ffff:10.0.0.1]:6881".parse().expect("an address");
+        assert!(s.add(at(0), mapped, Source::Tracker));
+        assert!(!s.add(at(0), addr(1), Source::Tracker), "the same address");
+        for bad in ["0.0.0.0:1", "224.0.0.1:1", "255.255.255.255:1", "1.2.3.4:0", "[ff02::1]:1"] {
+            assert!(!s.add(at(0), bad.parse().expect("an address"), Source::Tracker), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_list_is_bounded_and_failures_make_room() {
+        let mut s = Swarm::default();
+        for i in 0..limits::SWARM as u16 {
+            assert!(s.add(at(0), addr(i), Source::Tracker));
+        }
+        assert!(!s.add(at(0), addr(5000), Source::Tracker), "full of addresses that have not failed");
+        let (tag, gone) = s.next(at(0), false).expect("due");
+        s.attach(tag, C);
+        s.failed(at(0), tag, C);
+        assert!(s.add(at(0), addr(5000), Source::Tracker));
+        assert_eq!(s.len(), limits::SWARM);
+        assert!(!s.by_addr.contains_key(&gone));
+    }
+
+    #[test]
+    fn a_seed_does_not_dial_seeds() {
+        let mut s = Swarm::default();
+        s.add(at(0), addr(1), Source::Tracker);
+        let tag = *s.by_addr.get(&addr(1)).expect("known");
+        s.set_seed(tag);
+        assert_eq!(s.next(at(1), true), None);
+    }
+}
