@@ -273,7 +273,7 @@ pub(super) fn parse(
     args: impl IntoIterator<Item = OsString>,
     probe: &dyn Fn(&Path) -> Probe,
 ) -> Result<Opts, UsageError> {
-    let (args, raw) = readable(args);
+    let (args, raw) = readable(args)?;
     let mut options = Options::new();
     for r in TABLE {
         if r.arg.is_empty() {
@@ -422,15 +422,22 @@ fn source(operand: &OsStr) -> Source {
 
 /// Arguments as text. One that is not UTF-8 (a file name may be anything) is replaced by a stand-in
 /// that no real argument can be, because it holds a NUL, and kept beside.
-fn readable(args: impl IntoIterator<Item = OsString>) -> (Vec<String>, Vec<OsString>) {
+///
+/// # Errors
+/// An option that is not UTF-8: its name and its argument could not be told apart.
+fn readable(args: impl IntoIterator<Item = OsString>) -> Result<(Vec<String>, Vec<OsString>), UsageError> {
     let mut raw = Vec::new();
     let text = args.into_iter().map(|arg| {
-        arg.into_string().unwrap_or_else(|arg| {
+        arg.into_string().or_else(|arg| {
+            if arg.as_encoded_bytes().starts_with(b"-") {
+                let wanted = "UTF-8, or the argument as a word of its own, as in -d DIR";
+                return Err(UsageError::new("options", wanted).got(arg.to_string_lossy()));
+            }
             raw.push(arg);
-            format!("\0{}", raw.len() - 1)
+            Ok(format!("\0{}", raw.len() - 1))
         })
     });
-    (text.collect(), raw)
+    Ok((text.collect::<Result<_, _>>()?, raw))
 }
 
 /// What `getopts` found, with arguments by their long names.
@@ -604,3 +611,6 @@ fn lane(text: &str) -> Result<Lane, &'static str> {
         _ => Err("auto, direct, gather or scratch"),
     }
 }
+
+#[cfg(test)]
+mod tests;

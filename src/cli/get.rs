@@ -20,7 +20,6 @@
 //! works while others are still running, the failure is forgotten.
 
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::time::{Duration, Instant};
 
 use super::args::{Common, Get, HostPort};
 use super::json::{self, Line};
@@ -32,6 +31,7 @@ use crate::metainfo::Metainfo;
 use crate::net::{Loop, LoopConfig};
 use crate::session::{Add, Alert, ErrorKind, Priority, State, Status, TrackerOutcome};
 use crate::storage::StorageConfig;
+use crate::time::{Duration, Instant};
 
 /// Longest wait at the end for trackers to take the goodbye.
 const GOODBYE: Duration = Duration::from_secs(3);
@@ -107,12 +107,12 @@ struct Run<'a> {
 /// # Errors
 /// What keeps the run from starting at all.
 pub(super) fn get(opts: &Get, common: &Common) -> Result<u8, Failure> {
-    let start = Instant::now();
-    let (metas, mut code) = load_all(opts, common, start)?;
+    let (metas, mut code) = load_all(opts, common)?;
     let peers = resolve(&opts.peers)?;
     let mut lp = Loop::new(config(opts)).map_err(|e| Failure::new(exit::NETWORK, e.to_string()))?;
     let signals =
         Source::new(&mut lp).map_err(|e| Failure::new(exit::ERROR, format!("cannot watch for signals: {e}")))?;
+    let start = lp.now();
     let abilities = term::abilities();
     let show = match abilities.redraw {
         _ if common.quiet => Show::Nothing,
@@ -151,7 +151,7 @@ pub(super) fn get(opts: &Get, common: &Common) -> Result<u8, Failure> {
 }
 
 /// Reads all torrents. With several, one that cannot be read costs its exit code, not the others.
-fn load_all(opts: &Get, common: &Common, start: Instant) -> Result<(Vec<Metainfo>, u8), Failure> {
+fn load_all(opts: &Get, common: &Common) -> Result<(Vec<Metainfo>, u8), Failure> {
     let (mut metas, mut code) = (Vec::new(), exit::DONE);
     for source in &opts.torrents {
         match load::load(source) {
@@ -159,7 +159,7 @@ fn load_all(opts: &Get, common: &Common, start: Instant) -> Result<(Vec<Metainfo
             Err(failure) => {
                 code = failure.code;
                 if common.json {
-                    let line = Line::new(start.elapsed().as_secs_f64(), "error", None);
+                    let line = Line::new(0.0, "error", None);
                     let _ = line.with("error", failure.text.as_str()).with("code", failure.code).send();
                 }
                 if opts.torrents.len() == 1 {
@@ -188,6 +188,7 @@ fn config(opts: &Get) -> LoopConfig {
     let mut session = Config { up_limit: opts.up, down_limit: opts.down, ..Config::default() };
     if let Some(n) = opts.max_peers {
         session.max_peers = n;
+        session.max_peers_torrent = n;
     }
     LoopConfig {
         session,
@@ -252,7 +253,7 @@ impl Run<'_> {
     /// Turns the loop until there is a reason to leave.
     fn drive(&mut self) {
         while !self.finished() {
-            if !self.turn(self.tick.saturating_duration_since(self.now)) {
+            if !self.turn(self.tick.since(self.now)) {
                 return;
             }
             if self.now >= self.tick {
@@ -267,7 +268,7 @@ impl Run<'_> {
             self.fail(None, &Failure::new(exit::ERROR, format!("the poll loop failed: {e}")));
             return false;
         }
-        self.now = Instant::now();
+        self.now = self.lp.now();
         while let Some(token) = self.lp.foreign_ready() {
             if token == self.signals.token() {
                 self.obey();
@@ -298,7 +299,7 @@ impl Run<'_> {
                     term::clear();
                     signals::suspend();
                     // Time spent stopped is no lack of progress.
-                    self.now = Instant::now();
+                    self.now = self.lp.now();
                     for job in &mut self.jobs {
                         job.progress.0 = self.now;
                     }
@@ -337,7 +338,7 @@ impl Run<'_> {
     /// Takes each torrent's status and moves its phase.
     fn refresh(&mut self) {
         for i in 0..self.jobs.len() {
-            let Some(status) = self.lp.session().status(self.jobs[i].key) else { continue };
+            let Some(status) = self.lp.session().status(self.now, self.jobs[i].key) else { continue };
             let (was, job) = (self.jobs[i].phase, &mut self.jobs[i]);
             job.phase = match was {
                 // Errors are told by alerts, with their kind; this is only the way back.
@@ -373,7 +374,7 @@ impl Run<'_> {
         let Some(timeout) = self.opts.timeout else { return };
         // With one torrent every byte received is progress; with several only verified pieces can
         // be told apart.
-        let received = if self.jobs.len() == 1 { self.lp.session().stats().received } else { 0 };
+        let received = if self.jobs.len() == 1 { self.lp.session().stats(self.now).received } else { 0 };
         for i in 0..self.jobs.len() {
             let job = &mut self.jobs[i];
             let Some(status) = job.status.as_ref().filter(|_| job.phase == Phase::Running) else { continue };
@@ -521,7 +522,7 @@ impl Run<'_> {
         let style =
             progress::Style { width: width - 1, rows: rows.saturating_sub(2).max(2), unicode: abilities.unicode };
         let statuses: Vec<Status> = self.jobs.iter().filter_map(|job| job.status.clone()).collect();
-        term::draw(progress::block(&statuses, &self.lp.session().stats(), style));
+        term::draw(progress::block(&statuses, &self.lp.session().stats(self.now), style));
     }
 
     /// Saves, says goodbye, and waits for that a little.

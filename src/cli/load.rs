@@ -63,9 +63,9 @@ fn metainfo_failure(name: &str, e: &MetainfoError) -> Failure {
 }
 
 /// The failure of `btmio show`.
-pub(super) fn show_failure(file: &Path, e: &ShowError) -> Failure {
-    let name = file.display().to_string();
+pub(super) fn show_failure(e: &ShowError) -> Failure {
     match e {
-        ShowError::Io(e) => Failure::new(exit::FILE_IO, format!("{}: {e}", escape(&name))),
+        ShowError::Write(e) => Failure::stdout(e),
+        e => Failure::new(e.exit_code(), e.to_string()),
     }
 }

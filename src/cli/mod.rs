@@ -145,9 +145,10 @@ fn results(text: &str) -> Result<(), Failure> {
 }
 
 fn run_show(file: &Path, json: bool) -> Result<(), Failure> {
+    let file = if file == Path::new("-") { Path::new("/dev/stdin") } else { file };
     // The text is small (a torrent file has a limit), and nothing may appear before an error.
     let mut text = Vec::new();
-    show(file, json, &mut text).map_err(|e| load::show_failure(file, &e))?;
+    show(file, json, &mut text).map_err(|e| load::show_failure(&e))?;
     let mut out = io::stdout().lock();
     out.write_all(&text).and_then(|()| out.flush()).map_err(|e| Failure::stdout(&e))
 }

@@ -353,7 +353,7 @@ mod tests {
         let ascii = block(&[s], &Stats::default(), Style { width: 100, unicode: false, ..WIDE });
         assert_eq!(
             ascii[1],
-            "[========>             ] 42 %  17.0/40.0 MiB  down 9.4 MiB/s  up 0  ETA 2 s  3 peers (1 seed)"
+            "[============>                ] 42 %  17.0/40.0 MiB  down 9.4 MiB/s  up 0  ETA 2 s  3 peers (1 seed)"
         );
     }
 
