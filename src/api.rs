@@ -467,6 +467,8 @@ pub enum Action {
         info_hash: InfoHash,
         /// Its files.
         layout: Arc<Layout>,
+        /// The download folder.
+        dir: PathBuf,
         /// Delete the downloaded files.
         with_data: bool,
     },

@@ -6,7 +6,8 @@
 //!
 //! **[`Rate`]** keeps one sum in which bytes fade: after each 64th of the time constant a 64th of
 //! the sum is gone, which is `exp(-t / tau)` to within a percent. The rate is the sum divided by
-//! the time constant; a young rate is divided by the time it had, so that it needs no warm-up.
+//! the time constant; a young rate is divided by the time it had (a tenth of the time constant at
+//! least), so that it needs no warm-up.
 //!
 //! **[`Bucket`]** holds tokens of one byte. It fills at its rate up to its burst; what a system call
 //! really moved is taken afterwards, and may bring it below zero by one read:
@@ -82,10 +83,12 @@ impl Rate {
     pub fn get(&self, now: Instant) -> u64 {
         let mut faded = *self;
         faded.advance(now);
-        // The weight that bytes at a steady rate since the start would have by now, in steps.
-        let age = now.since(self.since).as_micros() / u128::from(self.step);
-        let weight = ONE - fade(u64::try_from(age).unwrap_or(u64::MAX));
-        let span = u128::from(self.step) * u128::from(STEPS) * u128::from(weight.max(ONE / 10)) / u128::from(ONE);
+        // The span, in microseconds, whose bytes the sum would hold at a steady rate: the faded steps
+        // since the start, and as much of the present step as has passed.
+        let age = u64::try_from(now.since(self.since).as_micros()).unwrap_or(u64::MAX);
+        let whole = u128::from(self.step) * u128::from(STEPS - 1) * u128::from(ONE - fade(age / self.step));
+        let span = (whole >> 32) + u128::from(age % self.step);
+        let span = span.max(u128::from(self.step) * u128::from(STEPS) / 10);
         u64::try_from(u128::from(faded.sum) * 1_000_000 / 256 / span.max(1)).unwrap_or(u64::MAX)
     }
 
@@ -198,7 +201,7 @@ mod tests {
                 r.add(ms(5000 + t * gap), 100 * gap);
                 if t * gap > 2000 {
                     let got = r.get(ms(5000 + t * gap));
-                    let slack = 4_000 + 100 * gap / 2 * 3;
+                    let slack = 500 + 100_000 * gap / (t * gap).min(6_000);
                     assert!(got.abs_diff(100_000) < slack, "{got} after {} ms in steps of {gap}", t * gap);
                 }
             }

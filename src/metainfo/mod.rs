@@ -240,14 +240,6 @@ fn document(input: &[u8]) -> Result<bencode::Doc<'_>, Error> {
     Ok(bencode::parse(input)?)
 }
 
-/// A file as the torrent lists it, names untouched.
-struct Entry<'a> {
-    /// Components below the torrent's name.
-    path: Vec<&'a [u8]>,
-    len: u64,
-    attributes: Attributes,
-}
-
 /// What `attr` says (BEP 47).
 #[derive(Clone, Copy, Default)]
 struct Attributes {
@@ -261,6 +253,11 @@ impl Attributes {
         let attr = file.get(b"attr").and_then(Node::as_bytes).unwrap_or_default();
         let has = |letter| attr.contains(&letter);
         Self { pad: has(b'p'), executable: has(b'x'), symlink: has(b'l') }
+    }
+
+    /// Whether the file is one that is created.
+    fn is_real(self) -> bool {
+        !self.pad && !self.symlink
     }
 }
 
@@ -280,43 +277,40 @@ fn read_info(info: Node<'_, '_>) -> Result<Metainfo, Error> {
     let piece_len = piece_len(info)?;
     let tree = if is_v2 {
         v2::check_piece_len(piece_len)?;
-        v2::files(info.get(b"file tree").ok_or(Error::Missing { key: "file tree" })?)?
+        Some(v2::Tree::new(info.get(b"file tree").ok_or(Error::Missing { key: "file tree" })?)?)
     } else {
-        Vec::new()
+        None
     };
-
-    let raw_name = bytes(info, "name.utf-8", "name").unwrap_or_default();
-    let (is_single, entries) = if is_v1 {
-        let (is_single, entries) = v1_files(info, raw_name)?;
-        if is_v2 {
-            v2::check_hybrid(&entries, &tree)?;
-        }
-        (is_single, entries)
-    } else {
-        (matches!(&tree[..], [file] if file.path == [raw_name]), tree)
-    };
-    let total = entries.iter().try_fold(0u64, |sum, e| sum.checked_add(e.len)).ok_or(Error::Overflow)?;
-    let hashes = if is_v1 { hashes(info, total.div_ceil(piece_len.into()))? } else { Box::default() };
-    if !is_v1 && v2::pieces(&entries, piece_len) > limits::PIECES.into() {
-        return Err(Error::TooMany { what: "pieces", limit: limits::PIECES.into() });
-    }
-
     let info_hash = is_v1.then(|| InfoHash::new(Sha1::digest(info.raw()).into()));
     let info_hash_v2 = is_v2.then(|| InfoHashV2::new(Sha256::digest(info.raw()).into()));
+
+    let raw_name = bytes(info, "name.utf-8", "name").unwrap_or_default();
     let mut name = names::component(raw_name).into_owned();
     if name.is_empty() {
-        name = match (info_hash, info_hash_v2) {
-            (Some(hash), _) => hash.to_string(),
-            (None, hash) => hash.map(|h| h.to_string()).unwrap_or_default(),
-        };
+        let v1 = info_hash.map(|h| h.to_string());
+        name = v1.or(info_hash_v2.map(|h| h.to_string())).unwrap_or_default();
+    }
+    let mut files = Files { name: &name, list: Vec::new(), total: 0 };
+    match tree {
+        Some(tree) if !is_v1 => files.add_v2(tree, raw_name)?,
+        tree => files.add_v1(info, raw_name, tree)?,
+    }
+    names::make_unique(&mut files.list);
+    let pieces = if is_v1 {
+        files.total.div_ceil(piece_len.into())
+    } else {
+        files.list.iter().map(|f| f.len.div_ceil(piece_len.into())).fold(0, u64::saturating_add)
+    };
+    if pieces > limits::PIECES.into() {
+        return Err(Error::TooMany { what: "pieces", limit: limits::PIECES.into() });
     }
     Ok(Metainfo {
-        files: files(&name, is_single, &entries),
+        hashes: if is_v1 { hashes(info, pieces)? } else { Box::default() },
+        files: files.list,
         name,
         info_hash,
         info_hash_v2,
         piece_len,
-        hashes,
         private: info.get(b"private").and_then(Node::as_int) == Some(1),
         trackers: Vec::new(),
         url_seeds: Vec::new(),
@@ -348,9 +342,6 @@ fn hashes(info: Node<'_, '_>, wanted: u64) -> Result<Box<[[u8; 20]]>, Error> {
     if wanted != chunks.len() as u64 {
         return Err(Error::PieceCount { wanted, got: chunks.len() as u64 });
     }
-    if wanted > limits::PIECES.into() {
-        return Err(Error::TooMany { what: "pieces", limit: limits::PIECES.into() });
-    }
     Ok(chunks.map(|c| c.try_into().expect("chunks_exact gives 20 bytes")).collect())
 }
 
@@ -365,59 +356,101 @@ fn length(file: Node<'_, '_>, attributes: Attributes) -> Result<u64, Error> {
     u64::try_from(got).map_err(|_| Error::Number { key, wanted: "0 or more", got })
 }
 
-/// The files of version 1, and whether there is one that has no folder.
-fn v1_files<'a>(info: Node<'a, '_>, name: &'a [u8]) -> Result<(bool, Vec<Entry<'a>>), Error> {
-    let key = "files";
-    let Some(list) = info.get(key.as_bytes()) else {
-        let attributes = Attributes { executable: Attributes::of(info).executable, ..Attributes::default() };
-        let len = length(info, attributes)?;
-        return Ok((true, vec![Entry { path: vec![name], len, attributes }]));
-    };
-    if !list.is_list() {
-        return Err(Error::Kind { key, wanted: "a list", got: list.kind() });
-    }
-    let mut entries = Vec::new();
-    for file in list.items() {
-        if entries.len() == limits::FILES {
-            return Err(Error::TooMany { what: "files", limit: limits::FILES as u64 });
-        }
-        if !file.is_dict() {
-            return Err(Error::Kind { key, wanted: "dictionaries", got: file.kind() });
-        }
-        let attributes = Attributes::of(file);
-        entries.push(Entry { path: v1_path(file, attributes)?, len: length(file, attributes)?, attributes });
-    }
-    if entries.is_empty() {
-        return Err(Error::Kind { key, wanted: "a file", got: "an empty list" });
-    }
-    Ok((false, entries))
+/// The files found so far, under the names they are to have.
+struct Files<'n> {
+    name: &'n str,
+    list: Vec<File>,
+    total: u64,
 }
 
-fn v1_path<'a>(file: Node<'a, '_>, attributes: Attributes) -> Result<Vec<&'a [u8]>, Error> {
+impl Files<'_> {
+    fn add(&mut self, path: String, len: u64, attributes: Attributes) -> Result<(), Error> {
+        if self.list.len() == limits::FILES {
+            return Err(Error::TooMany { what: "files", limit: limits::FILES as u64 });
+        }
+        self.total = self.total.checked_add(len).ok_or(Error::Overflow)?;
+        let Attributes { pad, executable, .. } = attributes;
+        self.list.push(File { path, len, pad, executable });
+        Ok(())
+    }
+
+    /// The files of version 1, compared on the way with those of version 2, if there are any.
+    fn add_v1<'a>(
+        &mut self,
+        info: Node<'a, '_>,
+        raw_name: &'a [u8],
+        mut tree: Option<v2::Tree<'a, '_>>,
+    ) -> Result<(), Error> {
+        let mut agree = |file: Option<(&[&[u8]], u64)>| tree.as_mut().map_or(Ok(()), |tree| tree.agree(file));
+        let key = "files";
+        let Some(list) = info.get(key.as_bytes()) else {
+            let attributes = Attributes { executable: Attributes::of(info).executable, ..Attributes::default() };
+            let len = length(info, attributes)?;
+            agree(Some((&[raw_name], len)))?;
+            agree(None)?;
+            return self.add(self.name.to_string(), len, attributes);
+        };
+        if !list.is_list() {
+            return Err(Error::Kind { key, wanted: "a list", got: list.kind() });
+        }
+        self.list.reserve_exact(list.items().take(limits::FILES).count());
+        let mut path: Vec<&[u8]> = Vec::new();
+        for file in list.items() {
+            if !file.is_dict() {
+                return Err(Error::Kind { key, wanted: "dictionaries", got: file.kind() });
+            }
+            let attributes = Attributes::of(file);
+            let len = length(file, attributes)?;
+            v1_path(file, attributes, &mut path)?;
+            if attributes.is_real() {
+                agree(Some((&path, len)))?;
+            }
+            if !attributes.symlink {
+                self.add(names::path(self.name, &path), len, attributes)?;
+            }
+        }
+        if list.items().next().is_none() {
+            return Err(Error::Kind { key, wanted: "a file", got: "an empty list" });
+        }
+        agree(None)
+    }
+
+    /// The files of version 2. One that has the torrent's name and is alone has no folder.
+    fn add_v2(&mut self, mut tree: v2::Tree<'_, '_>, raw_name: &[u8]) -> Result<(), Error> {
+        let (mut found, mut is_single) = (0, false);
+        while let Some((len, attributes)) = tree.next()? {
+            found += 1;
+            is_single = found == 1 && tree.path() == [raw_name];
+            if !attributes.symlink {
+                self.add(names::path(self.name, tree.path()), len, attributes)?;
+            }
+        }
+        match &mut self.list[..] {
+            [file] if is_single => file.path = self.name.to_string(),
+            _ if found == 0 => {
+                return Err(Error::Kind { key: "file tree", wanted: "a file", got: "an empty dictionary" });
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+/// Puts the components of a file's path into `path`, in place of what was in it.
+fn v1_path<'a>(file: Node<'a, '_>, attributes: Attributes, path: &mut Vec<&'a [u8]>) -> Result<(), Error> {
     let key = "path";
+    path.clear();
     let list = match file.get(b"path.utf-8").filter(|n| n.is_list()).or_else(|| file.get(key.as_bytes())) {
         Some(list) if list.is_list() => list,
         // BEP 47 leaves the path of a pad file open.
-        _ if attributes.pad => return Ok(Vec::new()),
+        _ if attributes.pad => return Ok(()),
         Some(node) => return Err(Error::Kind { key, wanted: "a list", got: node.kind() }),
         None => return Err(Error::Missing { key }),
     };
-    let component = |n: Node<'a, '_>| n.as_bytes().ok_or(Error::Kind { key, wanted: "strings", got: n.kind() });
-    list.items().map(component).collect()
-}
-
-/// The files as they are to be called below the download folder.
-fn files(name: &str, is_single: bool, entries: &[Entry<'_>]) -> Vec<File> {
-    let created = entries.iter().filter(|e| !e.attributes.symlink);
-    let file = |e: &Entry<'_>| File {
-        path: if is_single { name.to_string() } else { names::path(name, &e.path) },
-        len: e.len,
-        pad: e.attributes.pad,
-        executable: e.attributes.executable,
-    };
-    let mut files: Vec<File> = created.map(file).collect();
-    names::make_unique(&mut files);
-    files
+    for n in list.items() {
+        path.push(n.as_bytes().ok_or(Error::Kind { key, wanted: "strings", got: n.kind() })?);
+    }
+    Ok(())
 }
 
 /// A string under one key or, failing that, another.

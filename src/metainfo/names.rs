@@ -23,7 +23,7 @@
 use super::File;
 use crate::config::limits;
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 /// What a file is called whose path says nothing.
 const UNNAMED: &str = "unnamed";
@@ -134,32 +134,29 @@ pub(super) fn make_unique(files: &mut [File]) {
     order.sort_unstable_by(|&a, &b| files[a].path.cmp(&files[b].path).then(a.cmp(&b)));
     let names = Names { files, order: &order };
 
-    let mut given = BTreeSet::new();
+    let mut given: BTreeMap<String, usize> = BTreeMap::new();
     // The number to try next, by what stays the same of a name: without it, many names that are
     // cut to the same start would each try all the numbers again.
-    let mut next: BTreeMap<String, u32> = BTreeMap::new();
-    let mut renamed = Vec::new();
+    let mut next: BTreeMap<(&str, &str), u32> = BTreeMap::new();
     let mut last = None;
     for &i in &order {
         let path = names.of(i);
-        if last != Some(path) && !names.is_folder(path) {
-            last = Some(path);
+        let is_first = last.replace(path) != Some(path);
+        if is_first && !names.is_folder(path) {
             continue;
         }
-        last = Some(path);
         let (stem, ext) = stem(path);
-        let number = next.entry(format!("{stem}/{ext}")).or_insert(1);
+        let number = next.entry((stem, ext)).or_insert(1);
         let path = loop {
             let candidate = format!("{stem} ({number}){ext}");
             *number += 1;
-            if !names.is_file(&candidate) && !names.is_folder(&candidate) && !given.contains(&candidate) {
+            if !names.is_file(&candidate) && !names.is_folder(&candidate) && !given.contains_key(&candidate) {
                 break candidate;
             }
         };
-        given.insert(path.clone());
-        renamed.push((i, path));
+        given.insert(path, i);
     }
-    for (i, path) in renamed {
+    for (path, i) in given {
         files[i].path = path;
     }
 }
@@ -173,21 +170,22 @@ fn stem(path: &str) -> (&str, &str) {
 }
 
 /// The paths as the torrent has them, sorted.
+#[derive(Clone, Copy)]
 struct Names<'a> {
     files: &'a [File],
     order: &'a [usize],
 }
 
-impl Names<'_> {
-    fn of(&self, i: usize) -> &str {
+impl<'a> Names<'a> {
+    fn of(self, i: usize) -> &'a str {
         &self.files[i].path
     }
 
-    fn is_file(&self, path: &str) -> bool {
+    fn is_file(self, path: &str) -> bool {
         self.order.binary_search_by(|&i| self.of(i).cmp(path)).is_ok()
     }
 
-    fn is_folder(&self, path: &str) -> bool {
+    fn is_folder(self, path: &str) -> bool {
         let inside = format!("{path}/");
         let first = self.order.partition_point(|&i| self.of(i) < inside.as_str());
         self.order.get(first).is_some_and(|&i| self.of(i).starts_with(&inside))

@@ -199,7 +199,7 @@ fn single(length: &str, piece_len: &str, pieces: &str) -> Result<Metainfo, Error
 
 #[test]
 fn geometry_is_checked() {
-    use Error::{Hashes, Kind, Number, PieceCount};
+    use Error::{Hashes, Kind, Number, PieceCount, TooMany};
     assert_eq!(single("i1e", "i1e", HASH).expect("one byte").hashes.len(), 1);
     assert!(single("i1e", "i268435456e", HASH).is_ok());
     for (length, piece_len, pieces, wanted) in [
@@ -214,7 +214,7 @@ fn geometry_is_checked() {
         ("i1e", "i1e", "0:", PieceCount { wanted: 1, got: 0 }),
         ("i0e", "i1e", HASH, PieceCount { wanted: 0, got: 1 }),
         ("i17e", "i16e", HASH, PieceCount { wanted: 2, got: 1 }),
-        ("i9223372036854775807e", "i1e", HASH, PieceCount { wanted: i64::MAX as u64, got: 1 }),
+        ("i9223372036854775807e", "i1e", HASH, TooMany { what: "pieces", limit: limits::PIECES.into() }),
         ("i1e", "i1e", "de", Kind { key: "pieces", wanted: "a string", got: "a dictionary" }),
     ] {
         let got = single(length, piece_len, pieces);
@@ -342,8 +342,24 @@ fn a_hybrid_whose_sides_differ_is_refused() {
     assert_eq!(hybrid(files, "d1:ai1ee"), Err(kind("an integer")));
     assert_eq!(hybrid(files, "d1:ad0:i1eee"), Err(kind("an integer")));
     assert!(matches!(hybrid(files, "d0:d6:lengthi1eee"), Err(Error::Kind { wanted: "a name", .. })));
-    assert!(matches!(hybrid(files, "de"), Err(Error::Kind { got: "an empty dictionary", .. })));
+    assert_eq!(hybrid(files, "de"), Err(Error::Hybrid { file: 0 }));
     assert_eq!(hybrid(files, "d1:ad0:d6:lengthi1eeee"), Err(Error::Missing { key: "pieces root" }));
+}
+
+#[test]
+fn version_2_has_files() {
+    let read = |tree: &str| {
+        let parts = [("name", "1:n"), ("file tree", tree), ("meta version", "i2e"), ("piece length", "i16384e")];
+        Metainfo::from_info(&info(&parts))
+    };
+    assert!(matches!(read("de"), Err(Error::Kind { got: "an empty dictionary", .. })));
+    let file = "d0:d6:lengthi0eee";
+    assert_eq!(paths(&read(&format!("d1:n{file}e")).expect("one")), [("n", 0)]);
+    assert_eq!(paths(&read(&format!("d1:m{file}e")).expect("one")), [("n/m", 0)]);
+    assert_eq!(paths(&read(&format!("d1:nd1:n{file}ee")).expect("one")), [("n/n/n", 0)]);
+    assert_eq!(paths(&read(&format!("d1:m{file}1:n{file}e")).expect("two")), [("n/m", 0), ("n/n", 0)]);
+    let large = format!("d1:nd0:d6:lengthi{}e11:pieces root32:{}eee", 1u64 << 40, "r".repeat(32));
+    assert_eq!(read(&large), Err(Error::TooMany { what: "pieces", limit: limits::PIECES.into() }));
 }
 
 #[test]

@@ -10,9 +10,8 @@
 //! the same one, pad files left out; otherwise two swarms would fill one folder with different
 //! data. The merkle trees (`piece layers`) are not looked at here.
 
-use super::{Attributes, Entry, Error, length};
+use super::{Attributes, Error, length};
 use crate::bencode::{Entries, Node};
-use crate::config::limits;
 
 /// The only version there is (`meta version`).
 pub(super) const VERSION: i64 = 2;
@@ -26,42 +25,63 @@ pub(super) fn check_piece_len(piece_len: u32) -> Result<(), Error> {
     Err(Error::Number { key: "piece length", wanted, got: piece_len.into() })
 }
 
-/// The pieces of all files together: in version 2 every file starts a new one.
-pub(super) fn pieces(files: &[Entry<'_>], piece_len: u32) -> u64 {
-    files.iter().map(|f| f.len.div_ceil(piece_len.into())).fold(0, u64::saturating_add)
+/// A walk over the files of a `file tree`, in its order.
+pub(super) struct Tree<'a, 't> {
+    /// The folders from the root to here, each with what is left of it. The parser bounds the depth.
+    open: Vec<Entries<'a, 't>>,
+    /// The components from the root to the file last found.
+    path: Vec<&'a [u8]>,
+    /// The files compared so far.
+    agreed: usize,
 }
 
-/// Lists the files of a `file tree`, in its order.
-pub(super) fn files<'a>(tree: Node<'a, '_>) -> Result<Vec<Entry<'a>>, Error> {
-    let mut files = Vec::new();
-    let mut path: Vec<&[u8]> = Vec::new();
-    // The folders from the root to here, each with what is left of it. The parser bounds the depth.
-    let mut open: Vec<Entries<'a, '_>> = vec![folder(tree)?];
-    while let Some(here) = open.last_mut() {
-        match here.next() {
-            None => {
-                open.pop();
-                path.pop();
-            }
-            Some((b"", _)) if path.is_empty() => {
-                return Err(Error::Kind { key: "file tree", wanted: "a name", got: "an empty string" });
-            }
-            Some((b"", file)) => {
-                if files.len() == limits::FILES {
-                    return Err(Error::TooMany { what: "files", limit: limits::FILES as u64 });
+impl<'a, 't> Tree<'a, 't> {
+    /// A walk from the root.
+    pub(super) fn new(tree: Node<'a, 't>) -> Result<Self, Error> {
+        Ok(Self { open: vec![folder(tree)?], path: Vec::new(), agreed: 0 })
+    }
+
+    /// Goes to the next file. Its path is in [`Tree::path`].
+    pub(super) fn next(&mut self) -> Result<Option<(u64, Attributes)>, Error> {
+        while let Some(here) = self.open.last_mut() {
+            match here.next() {
+                None => {
+                    self.open.pop();
+                    self.path.pop();
                 }
-                files.push(entry(path.clone(), file)?);
-            }
-            Some((name, inside)) => {
-                open.push(folder(inside)?);
-                path.push(name);
+                Some((b"", _)) if self.path.is_empty() => {
+                    return Err(Error::Kind { key: "file tree", wanted: "a name", got: "an empty string" });
+                }
+                Some((b"", file)) => return entry(file).map(Some),
+                Some((name, inside)) => {
+                    self.open.push(folder(inside)?);
+                    self.path.push(name);
+                }
             }
         }
+        Ok(None)
     }
-    if files.is_empty() {
-        return Err(Error::Kind { key: "file tree", wanted: "a file", got: "an empty dictionary" });
+
+    /// The components of the file last found.
+    pub(super) fn path(&self) -> &[&'a [u8]] {
+        &self.path
     }
-    Ok(files)
+
+    /// Compares version 1's next file with the next one here, or its end with the end here.
+    pub(super) fn agree(&mut self, file: Option<(&[&[u8]], u64)>) -> Result<(), Error> {
+        let next = loop {
+            match self.next()? {
+                Some((_, attributes)) if !attributes.is_real() => {}
+                Some((len, _)) => break Some((self.path(), len)),
+                None => break None,
+            }
+        };
+        if next != file {
+            return Err(Error::Hybrid { file: self.agreed });
+        }
+        self.agreed += 1;
+        Ok(())
+    }
 }
 
 fn folder<'a, 't>(node: Node<'a, 't>) -> Result<Entries<'a, 't>, Error> {
@@ -71,7 +91,7 @@ fn folder<'a, 't>(node: Node<'a, 't>) -> Result<Entries<'a, 't>, Error> {
     Ok(node.entries())
 }
 
-fn entry<'a>(path: Vec<&'a [u8]>, file: Node<'a, '_>) -> Result<Entry<'a>, Error> {
+fn entry(file: Node<'_, '_>) -> Result<(u64, Attributes), Error> {
     folder(file)?;
     let attributes = Attributes::of(file);
     let len = length(file, attributes)?;
@@ -81,19 +101,5 @@ fn entry<'a>(path: Vec<&'a [u8]>, file: Node<'a, '_>) -> Result<Entry<'a>, Error
             return Err(Error::Kind { key: "pieces root", wanted: "a string of 32 bytes", got: root.kind() });
         }
     }
-    Ok(Entry { path, len, attributes })
-}
-
-/// Compares the two file lists of a hybrid.
-pub(super) fn check_hybrid(v1: &[Entry<'_>], v2: &[Entry<'_>]) -> Result<(), Error> {
-    let real = |e: &&Entry<'_>| !e.attributes.pad && !e.attributes.symlink;
-    let (mut v1, mut v2) = (v1.iter().filter(real), v2.iter().filter(real));
-    for file in 0.. {
-        match (v1.next(), v2.next()) {
-            (None, None) => break,
-            (Some(a), Some(b)) if a.path == b.path && a.len == b.len => {}
-            _ => return Err(Error::Hybrid { file }),
-        }
-    }
-    Ok(())
+    Ok((len, attributes))
 }

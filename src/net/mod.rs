@@ -1,3 +1,578 @@
-//! (being written)
+//! The driver: one mio poll, one thread, every socket and every file of a session.
+//!
+//! [`Loop::turn`] waits for events, lets the pump move bytes on the connections that are ready,
+//! does a bounded amount of hashing and writing, and carries out what the session asks for. It
+//! never blocks but in `poll`. To embed it in another event loop, watch [`Loop::as_fd`] for
+//! reading and call `turn` with a zero timeout when it is readable or [`Loop::timeout`] has passed;
+//! while `turn` answers [`Turn::More`] call it again without waiting, because mio is edge-triggered
+//! and an outer poller will not be told twice.
+//!
+//! It keeps each torrent's resume record in the state folder, if it has one.
 
+mod link;
+mod listen;
 pub mod resolve;
+mod state;
+
+use std::collections::{BTreeSet, VecDeque};
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::path::PathBuf;
+
+use mio::event::{Event, Source};
+use mio::{Events, Interest, Poll, Token};
+
+use crate::api::{Action, Add, Alert, CloseReason, FileStamp, Input};
+use crate::config::Config;
+use crate::error::Error;
+use crate::id::{ConnKey, FileIndex, TorrentKey};
+use crate::pump::{self, Buffers, Outcome};
+use crate::session::Session;
+use crate::storage::{Disk, Done, OpenSpec, Storage, StorageConfig};
+use crate::time::{Duration, Instant, earlier};
+use link::Link;
+use listen::Listeners;
+use resolve::{DnsResolver, Resolve};
+use state::StateDir;
+
+/// Tokens of connections are their slots; all others lie at the end of the range.
+const SPECIAL: usize = usize::MAX - 4096;
+const DNS_FIRST: usize = SPECIAL;
+const DNS_COUNT: usize = 2048;
+const LISTEN_FIRST: usize = DNS_FIRST + DNS_COUNT;
+const LISTEN_COUNT: usize = 64;
+const FOREIGN_FIRST: usize = LISTEN_FIRST + LISTEN_COUNT;
+
+/// Bytes hashed and written in one turn.
+const WORK: usize = 4 << 20;
+/// Descriptors ran out: nothing is accepted for so long.
+const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
+
+/// Which port to listen on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PortChoice {
+    /// This one; 0 lets the system choose.
+    Exact(u16),
+    /// The first free one of these, both ends included.
+    Range(u16, u16),
+}
+
+/// What a [`Loop`] is made with.
+#[derive(Clone, Debug)]
+pub struct LoopConfig {
+    /// The session's settings.
+    pub session: Config,
+    /// The storage's settings.
+    pub storage: StorageConfig,
+    /// Where peers can dial us.
+    pub port: PortChoice,
+    /// Our own addresses, at most one a family; empty is all of both families.
+    pub bind: Vec<IpAddr>,
+    /// Where resume records are kept; without one nothing is remembered.
+    pub state_dir: Option<PathBuf>,
+}
+
+impl Default for LoopConfig {
+    fn default() -> Self {
+        Self {
+            session: Config::default(),
+            storage: StorageConfig::default(),
+            port: PortChoice::Range(6881, 6999),
+            bind: Vec::new(),
+            state_dir: None,
+        }
+    }
+}
+
+/// What is left after a turn.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Turn {
+    /// There is work that will raise no event: take another turn at once.
+    More,
+    /// Nothing to do until an event, or [`Loop::timeout`].
+    Idle,
+}
+
+/// A session with sockets and files.
+pub struct Loop {
+    poll: Poll,
+    events: Events,
+    start: std::time::Instant,
+    now: Instant,
+    session: Session,
+    disk: Disk,
+    links: Vec<Option<Link>>,
+    ready: VecDeque<ConnKey>,
+    /// Connections that a limit holds back, until the earliest of their times.
+    held: (Vec<ConnKey>, Option<Instant>),
+    listeners: Listeners,
+    accept_again: Option<Instant>,
+    bind: Vec<IpAddr>,
+    resolver: DnsResolver,
+    state: Option<StateDir>,
+    open: BTreeSet<TorrentKey>,
+    bufs: Buffers,
+    disk_more: bool,
+    foreign: VecDeque<Token>,
+    foreign_count: usize,
+}
+
+impl Loop {
+    /// A loop that listens, with no torrents yet.
+    pub fn new(config: LoopConfig) -> Result<Self, Error> {
+        let mut seed = [0; 32];
+        getrandom::fill(&mut seed).map_err(|e| Error::Io(io::Error::other(e.to_string())))?;
+        let poll = Poll::new()?;
+        let mut listeners = Listeners::open(config.port, &config.bind)?;
+        listeners.register(poll.registry(), LISTEN_FIRST)?;
+        let mut session = Session::new(config.session, seed, Instant::ZERO);
+        session.set_port(listeners.port());
+        let word = u64::from_le_bytes(seed[..8].try_into().expect("eight bytes"));
+        let resolver = DnsResolver::new(poll.registry().try_clone()?, DNS_FIRST, DNS_COUNT, word.rotate_left(17))?;
+        let state = config.state_dir.map(StateDir::open).transpose()?;
+        Ok(Self {
+            poll,
+            events: Events::with_capacity(256),
+            start: std::time::Instant::now(),
+            now: Instant::ZERO,
+            session,
+            disk: Disk::new(config.storage),
+            links: Vec::new(),
+            ready: VecDeque::new(),
+            held: (Vec::new(), None),
+            listeners,
+            accept_again: None,
+            bind: config.bind,
+            resolver,
+            state,
+            open: BTreeSet::new(),
+            bufs: Buffers::default(),
+            disk_more: false,
+            foreign: VecDeque::new(),
+            foreign_count: 0,
+        })
+    }
+
+    fn read_clock(&mut self) {
+        let us = u64::try_from(self.start.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.now = Instant::from_micros(us);
+    }
+
+    /// The loop's time, as of the last turn or command.
+    pub fn now(&self) -> Instant {
+        self.now
+    }
+
+    /// The port peers can dial.
+    pub fn port(&self) -> u16 {
+        self.listeners.port()
+    }
+
+    /// The session, to look at.
+    pub fn session(&self) -> &Session {
+        &self.session
+    }
+
+    /// Gives the session a command at the present time and carries out what follows from it.
+    pub fn command<R>(&mut self, f: impl FnOnce(&mut Session, Instant) -> R) -> R {
+        self.read_clock();
+        let r = f(&mut self.session, self.now);
+        self.carry_out();
+        r
+    }
+
+    /// Adds a torrent. Its resume record is taken from the state folder, unless `add` brings one.
+    pub fn add(&mut self, mut add: Add) -> Result<TorrentKey, Error> {
+        if let (None, Some(state), Some(hash)) = (&add.resume, &self.state, add.meta.info_hash) {
+            add.resume = state.load(&hash);
+        }
+        self.command(|s, now| s.add(now, add))
+    }
+
+    /// Stops a torrent until it is resumed.
+    pub fn pause(&mut self, key: TorrentKey) -> Result<(), Error> {
+        self.command(|s, now| s.pause(now, key))
+    }
+
+    /// Lets a paused or failed torrent go on.
+    pub fn resume(&mut self, key: TorrentKey) -> Result<(), Error> {
+        self.command(|s, now| s.resume(now, key))
+    }
+
+    /// Forgets a torrent, and deletes its data when asked to.
+    pub fn remove(&mut self, key: TorrentKey, with_data: bool) -> Result<(), Error> {
+        self.command(|s, now| s.remove(now, key, with_data))
+    }
+
+    /// Saves everything, tells the trackers, closes the peers. Keep turning until [`Loop::stopped`].
+    pub fn shutdown(&mut self) {
+        self.command(Session::shutdown);
+    }
+
+    /// The shutdown is over: drop the loop.
+    pub fn stopped(&self) -> bool {
+        self.session.is_shut_down(self.now)
+    }
+
+    /// What happened next.
+    pub fn poll_alert(&mut self) -> Option<Alert> {
+        self.session.poll_alert()
+    }
+
+    /// Watches a source of the caller's own; [`Loop::foreign_ready`] tells when it has something.
+    pub fn register(&mut self, source: &mut dyn Source) -> io::Result<Token> {
+        let token = Token(FOREIGN_FIRST + self.foreign_count);
+        source.register(self.poll.registry(), token, Interest::READABLE)?;
+        self.foreign_count += 1;
+        Ok(token)
+    }
+
+    /// The caller's next source that has something.
+    pub fn foreign_ready(&mut self) -> Option<Token> {
+        self.foreign.pop_front()
+    }
+
+    /// How long the next turn may wait; `None` is for ever.
+    pub fn timeout(&self) -> Option<Duration> {
+        if !self.ready.is_empty() || self.disk_more {
+            return Some(Duration::ZERO);
+        }
+        let at = earlier(self.session.poll_timeout(), self.resolver.deadline());
+        let at = earlier(earlier(at, self.held.1), self.accept_again)?;
+        let elapsed = u64::try_from(self.start.elapsed().as_micros()).unwrap_or(u64::MAX);
+        Some(at - Instant::from_micros(elapsed))
+    }
+
+    /// Waits for events, at most `timeout` (`None`: as long as nothing is due), and handles what
+    /// there is.
+    pub fn turn(&mut self, timeout: Option<Duration>) -> io::Result<Turn> {
+        let wait = match (timeout, self.timeout()) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        };
+        // Round up, or a deadline within the last millisecond would spin.
+        let wait = wait.map(|d| if d.is_zero() { d } else { d + Duration::from_micros(999) });
+        match self.poll.poll(&mut self.events, wait) {
+            Ok(()) => {}
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => return Ok(Turn::More),
+            Err(e) => return Err(e),
+        }
+        self.read_clock();
+        let events = std::mem::replace(&mut self.events, Events::with_capacity(0));
+        for event in &events {
+            self.on_event(event);
+        }
+        self.events = events;
+        self.release_held();
+        if self.accept_again.is_some_and(|at| at <= self.now) {
+            self.accept_again = None;
+            self.accept_all();
+        }
+        self.resolved();
+        if self.session.poll_timeout().is_some_and(|at| at <= self.now) {
+            self.session.handle(self.now, Input::Tick);
+        }
+        self.carry_out();
+        for _ in 0..self.ready.len() {
+            let Some(conn) = self.ready.pop_front() else { break };
+            self.serve(conn);
+        }
+        self.disk_more = self.disk.work(WORK);
+        self.disk_done();
+        let more = !self.ready.is_empty() || self.disk_more;
+        Ok(if more { Turn::More } else { Turn::Idle })
+    }
+
+    fn on_event(&mut self, event: &Event) {
+        match event.token().0 {
+            token if token >= FOREIGN_FIRST => self.foreign.push_back(event.token()),
+            token if token >= LISTEN_FIRST => self.accept_all(),
+            token if token >= DNS_FIRST => self.resolver.on_ready(self.now, event.token()),
+            slot => {
+                let Some(Some(link)) = self.links.get_mut(slot) else { return };
+                link.readable |= event.is_readable() || event.is_read_closed() || event.is_error();
+                link.writable |= event.is_writable() || event.is_write_closed() || event.is_error();
+                let conn = link.conn;
+                self.make_ready(conn);
+            }
+        }
+    }
+
+    fn make_ready(&mut self, conn: ConnKey) {
+        if let Some(link) = self.link(conn)
+            && !std::mem::replace(&mut link.queued, true)
+        {
+            self.ready.push_back(conn);
+        }
+    }
+
+    fn link(&mut self, conn: ConnKey) -> Option<&mut Link> {
+        self.links.get_mut(conn.index())?.as_mut().filter(|l| l.conn == conn)
+    }
+
+    // ---------------------------------------------------------------- streams
+
+    /// Moves bytes on one connection.
+    fn serve(&mut self, conn: ConnKey) {
+        let Some(link) = self.links.get_mut(conn.index()).and_then(Option::as_mut).filter(|l| l.conn == conn) else {
+            return;
+        };
+        link.queued = false;
+        if !link.connected {
+            match link.finish_connect() {
+                Ok(false) => return,
+                Ok(true) => {
+                    let local = link.local();
+                    self.session.handle(self.now, Input::Connected { conn, local });
+                    return self.carry_out();
+                }
+                Err(e) => return self.lost(conn, CloseReason::Io(e.to_string())),
+            }
+        }
+        if link.readable {
+            let outcome = pump::recv(&mut self.session, &mut self.disk, link, self.now, conn, &mut self.bufs);
+            match &outcome {
+                Outcome::Blocked => link.readable = false,
+                Outcome::Until(_) => {}
+                _ => {}
+            }
+            if !self.after(conn, outcome) {
+                return;
+            }
+        }
+        let Some(link) = self.links.get_mut(conn.index()).and_then(Option::as_mut).filter(|l| l.conn == conn) else {
+            return;
+        };
+        if link.writable && self.session.has_output(conn) {
+            let outcome = pump::send(&mut self.session, &mut self.disk, link, self.now, conn, &mut self.bufs);
+            if outcome == Outcome::Blocked {
+                link.writable = false;
+            }
+            self.after(conn, outcome);
+        }
+    }
+
+    /// Puts a connection where its last pumping says. False when it is gone.
+    fn after(&mut self, conn: ConnKey, outcome: Outcome) -> bool {
+        self.carry_out();
+        match outcome {
+            Outcome::Blocked | Outcome::Empty => {}
+            Outcome::More => self.make_ready(conn),
+            Outcome::Until(at) => {
+                self.held.0.push(conn);
+                self.held.1 = earlier(self.held.1, Some(at.max(self.now + Duration::from_millis(1))));
+            }
+            Outcome::Ended(Some(why)) => self.lost(conn, why),
+            Outcome::Ended(None) => {}
+        }
+        self.link(conn).is_some()
+    }
+
+    /// The stream is of no more use.
+    fn lost(&mut self, conn: ConnKey, why: CloseReason) {
+        self.drop_link(conn);
+        self.session.handle(self.now, Input::Closed { conn, why });
+        self.carry_out();
+    }
+
+    fn drop_link(&mut self, conn: ConnKey) {
+        if self.link(conn).is_some()
+            && let Some(mut link) = self.links[conn.index()].take()
+        {
+            let _ = self.poll.registry().deregister(&mut link.stream);
+        }
+    }
+
+    fn release_held(&mut self) {
+        if self.held.1.is_some_and(|at| at <= self.now) {
+            self.held.1 = None;
+            for conn in std::mem::take(&mut self.held.0) {
+                self.make_ready(conn);
+            }
+        }
+    }
+
+    fn accept_all(&mut self) {
+        loop {
+            match self.listeners.accept() {
+                Ok((stream, addr)) => {
+                    let Some(conn) = self.session.accept(self.now, addr) else { continue };
+                    if let Err(e) = self.attach(Link::accepted(conn, stream)) {
+                        self.lost(conn, CloseReason::Io(e.to_string()));
+                    }
+                }
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
+                Err(e) if matches!(e.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)) => {
+                    log::warn!("cannot accept connections for now: {e}");
+                    self.accept_again = Some(self.now + ACCEPT_PAUSE);
+                    break;
+                }
+                // The connection ended before it was accepted.
+                Err(e) => log::debug!("accept: {e}"),
+            }
+        }
+        self.carry_out();
+    }
+
+    fn attach(&mut self, mut link: Link) -> io::Result<()> {
+        let slot = link.conn.index();
+        self.poll.registry().register(&mut link.stream, Token(slot), Interest::READABLE | Interest::WRITABLE)?;
+        if self.links.len() <= slot {
+            self.links.resize_with(slot + 1, || None);
+        }
+        self.links[slot] = Some(link);
+        Ok(())
+    }
+
+    fn connect(&mut self, conn: ConnKey, addr: std::net::SocketAddr) {
+        let done = Link::dial(conn, addr, &self.bind).and_then(|link| self.attach(link));
+        if let Err(e) = done {
+            self.session.handle(self.now, Input::Closed { conn, why: CloseReason::Io(e.to_string()) });
+        }
+    }
+
+    fn resolved(&mut self) {
+        while let Some((id, result)) = self.resolver.poll(self.now) {
+            let result = result.map_err(|e| e.to_string());
+            self.session.handle(self.now, Input::Resolved { id, result });
+        }
+    }
+
+    // ---------------------------------------------------------------- actions
+
+    /// Does what the session asks for, and what follows from that.
+    fn carry_out(&mut self) {
+        while let Some(action) = self.session.poll_action() {
+            match action {
+                Action::Connect { conn, addr } => self.connect(conn, addr),
+                Action::Close { conn, .. } => self.drop_link(conn),
+                Action::Wake { conn } => self.make_ready(conn),
+                Action::Resolve { id, host } => {
+                    self.resolver.lookup(self.now, id, &host);
+                    self.resolved();
+                }
+                Action::Open { torrent, layout, dir, wanted } => self.open_files(torrent, layout, dir, &wanted),
+                Action::Wanted { torrent, wanted } => {
+                    if self.open.contains(&torrent)
+                        && let Err(e) = self.disk.prepare(torrent, &|f| wanted[f.idx()])
+                    {
+                        pump::disk_failed(&mut self.session, self.now, torrent, &e);
+                    }
+                }
+                Action::Hash { torrent, piece, expected, at_rest, blocks } => {
+                    if self.open.contains(&torrent) {
+                        self.disk_more = true;
+                        match at_rest {
+                            true => self.disk.recheck(torrent, piece, expected),
+                            false => self.disk.hash(torrent, piece, expected, blocks),
+                        }
+                    }
+                }
+                Action::Prefetch { torrent, block } => self.disk.prefetch(torrent, block),
+                Action::Save { torrent, info_hash } => self.save(torrent, &info_hash),
+                Action::CloseFiles { torrent } => self.close_files(torrent),
+                Action::Remove { torrent, info_hash, layout, dir, with_data } => {
+                    if with_data {
+                        self.delete_files(torrent, layout, dir);
+                    }
+                    self.close_files(torrent);
+                    if let Some(state) = &self.state {
+                        state.remove(&info_hash);
+                    }
+                }
+            }
+        }
+    }
+
+    fn open_files(
+        &mut self,
+        torrent: TorrentKey,
+        layout: std::sync::Arc<crate::torrent::layout::Layout>,
+        dir: PathBuf,
+        wanted: &[bool],
+    ) {
+        let opened = self.disk.open(torrent, std::sync::Arc::clone(&layout), OpenSpec { dir });
+        if opened.is_ok() {
+            self.open.insert(torrent);
+        }
+        let ready = opened.and_then(|()| self.disk.prepare(torrent, &|f| wanted[f.idx()]));
+        match ready {
+            Ok(()) => {
+                let files = self.stamps(torrent, layout.files().len());
+                self.session.handle(self.now, Input::Opened { torrent, files });
+            }
+            Err(e) => pump::disk_failed(&mut self.session, self.now, torrent, &e),
+        }
+    }
+
+    fn delete_files(&mut self, torrent: TorrentKey, layout: std::sync::Arc<crate::torrent::layout::Layout>, dir: PathBuf) {
+        if !self.open.contains(&torrent) && self.disk.open(torrent, layout, OpenSpec { dir }).is_err() {
+            return;
+        }
+        self.open.remove(&torrent);
+        if let Err(e) = self.disk.remove_files(torrent) {
+            log::error!("{e}");
+        }
+    }
+
+    fn stamps(&mut self, torrent: TorrentKey, files: usize) -> Vec<Option<FileStamp>> {
+        let stamp = |f: usize| {
+            let s = self.disk.file_stat(torrent, FileIndex::new(f as u32))?;
+            Some(FileStamp { len: s.len, mtime: (s.mtime, s.mtime_nsec), inode: s.inode })
+        };
+        (0..files).map(stamp).collect()
+    }
+
+    fn save(&mut self, torrent: TorrentKey, info_hash: &crate::id::InfoHash) {
+        if !self.open.contains(&torrent) {
+            return;
+        }
+        if let Err(e) = self.disk.flush(torrent) {
+            log::error!("{e}");
+        }
+        let files = self.session.metainfo(torrent).map_or(0, |m| m.files.len());
+        let stamps = self.stamps(torrent, files);
+        let record = self.session.record(self.now, torrent, stamps);
+        if let (Some(state), Some(record)) = (&self.state, record)
+            && let Err(e) = state.store(info_hash, &record)
+        {
+            log::error!("cannot save the state of {info_hash}: {e}");
+        }
+    }
+
+    fn close_files(&mut self, torrent: TorrentKey) {
+        if self.open.remove(&torrent)
+            && let Err(e) = self.disk.close(torrent)
+        {
+            log::error!("{e}");
+        }
+    }
+
+    /// Tells the session what was hashed, and what failed.
+    fn disk_done(&mut self) {
+        while let Some(done) = self.disk.poll_done() {
+            match done {
+                Done::Hashed { torrent, piece, ok, blocks } => {
+                    self.session.handle(self.now, Input::Hashed { torrent, piece, ok, blocks });
+                }
+                Done::Failed { torrent, error, .. } => pump::disk_failed(&mut self.session, self.now, torrent, &error),
+            }
+            self.carry_out();
+        }
+    }
+}
+
+impl AsRawFd for Loop {
+    fn as_raw_fd(&self) -> RawFd {
+        self.poll.as_raw_fd()
+    }
+}
+
+impl AsFd for Loop {
+    #[allow(unsafe_code)]
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        // SAFETY: the poll owns the descriptor and lives as long as `self` is borrowed.
+        unsafe { BorrowedFd::borrow_raw(self.poll.as_raw_fd()) }
+    }
+}

@@ -23,7 +23,8 @@ use crate::config::{Config, limits};
 use crate::id::{BLOCK_LEN, Block, PeerId, PeerTag, PieceIndex, TorrentKey};
 use crate::rate::Rate;
 use crate::time::{Duration, Instant};
-use crate::tracker::HttpTransaction;
+use crate::tracker::http::HttpTransaction;
+use crate::tracker::tiers::TrackerIdx;
 use crate::wire::{Decoder, HandshakeReader};
 
 /// What a connection is for.
@@ -58,7 +59,7 @@ pub struct TrackerConn {
     /// For which torrent.
     pub torrent: TorrentKey,
     /// Which of its trackers.
-    pub tracker: crate::tracker::TrackerIdx,
+    pub tracker: TrackerIdx,
     /// The exchange.
     pub transaction: HttpTransaction,
     /// Addresses still to try.
@@ -263,7 +264,7 @@ impl Peer {
 
     /// It has all pieces.
     pub fn is_seed(&self) -> bool {
-        self.have.is_all() && !self.have.is_empty()
+        self.have.is_all() && self.have.len() > 0
     }
 
     /// We may ask it for blocks of some piece now.

@@ -66,6 +66,15 @@ impl Session {
         Want::Payload { torrent: torrent.key, run, at, at_header, max }
     }
 
+    /// The block whose payload comes next and has a place, and how much of it has come.
+    pub fn placing(&self, conn: ConnKey) -> Option<(crate::id::TorrentKey, Block, u32)> {
+        let peer = self.conns.get(conn)?.peer()?;
+        match peer.decoder.want() {
+            wire::Want::Payload { block, at } if !peer.receiving.is_some_and(|r| r.dropped) => Some((peer.torrent?, block, at)),
+            _ => None,
+        }
+    }
+
     /// Bytes were read into scratch. Uses up all of them, or all up to where the payload of a
     /// block begins that [`Session::want`] has a place for; returns how many were used.
     pub fn feed(&mut self, now: Instant, conn: ConnKey, input: &[u8]) -> usize {

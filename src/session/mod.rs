@@ -230,8 +230,8 @@ impl Session {
         let t = self.torrents.remove(key).ok_or(Error::NoSuchTorrent)?;
         self.by_hash.remove(&t.info_hash);
         self.stats.torrents -= 1;
-        let (info_hash, layout) = (t.info_hash, t.layout);
-        self.actions.push_back(Action::Remove { torrent: key, info_hash, layout, with_data });
+        let (info_hash, layout, dir) = (t.info_hash, t.layout, t.dir);
+        self.actions.push_back(Action::Remove { torrent: key, info_hash, layout, dir, with_data });
         self.alerts.push_back(Alert::Removed { info_hash });
         Ok(())
     }
@@ -291,7 +291,7 @@ impl Session {
     }
 
     /// How its trackers fare.
-    pub fn trackers(&self, key: TorrentKey) -> Vec<crate::tracker::TrackerStatus> {
+    pub fn trackers(&self, key: TorrentKey) -> Vec<crate::tracker::tiers::TrackerStatus> {
         self.torrents.get(key).map(|t| t.tiers.status().collect()).unwrap_or_default()
     }
 

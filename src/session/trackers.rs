@@ -8,7 +8,8 @@ use crate::id::ConnKey;
 use crate::peer::{Conn, Outbox};
 use crate::time::Instant;
 use crate::torrent::lookup_id;
-use crate::tracker::{Progress, Reply, TrackerError};
+use crate::tracker::http::Progress;
+use crate::tracker::{Reply, TrackerError};
 
 impl Session {
     /// The tracker's host name has been looked up.
@@ -29,6 +30,9 @@ impl Session {
         let Some(Conn::Tracker(t)) = self.conns.get_mut(conn) else { return };
         match t.addrs.pop() {
             Some(addr) => {
+                if let Err(e) = t.transaction.may_connect(addr.ip()) {
+                    return self.end_announce(now, conn, Err(e));
+                }
                 t.addr = Some(addr);
                 t.outbox = Outbox::default();
                 self.actions.push_back(Action::Connect { conn, addr });

@@ -15,10 +15,12 @@
 use super::choker::Candidate;
 use super::picker::{Pick, Speed, Taken};
 use super::*;
+use std::net::SocketAddr;
+
 use crate::config::limits;
 use crate::id::BLOCK_LEN;
 use crate::peer::{Asked, Receiving};
-use crate::wire::{self, ExtHandshake, Handshake, Message};
+use crate::wire::{self, Ext, ExtHandshake, Handshake, Message};
 
 /// A block whose sender has been at it for so long may be taken over by another.
 const STALLED: Duration = Duration::from_secs(2);
@@ -30,6 +32,9 @@ const UNASKED_MAX: u32 = 32;
 const SUGGESTED_MAX: usize = 16;
 /// Allowed-fast pieces that are remembered (BEP 6).
 const ALLOWED_MAX: usize = 64;
+
+/// What we call ourselves to peers (BEP 10 `v`).
+const CLIENT: &str = concat!("btmio ", env!("CARGO_PKG_VERSION"));
 
 type Verdict = Result<(), CloseReason>;
 
@@ -127,12 +132,14 @@ impl Torrent {
         if peer.extended {
             let ours = wire::OurExt {
                 port: (port != 0).then_some(port),
-                reqq: limits::REQUESTS_IN as u32,
+                reqq: Some(limits::REQUESTS_IN as u32),
                 yourip: Some(peer.addr.ip().to_canonical()),
-                upload_only: complete,
+                upload_only: complete.then_some(true),
                 metadata_size: None,
+                client: Some(CLIENT),
+                exts: &[Ext::DontHave, Ext::UploadOnly],
             };
-            peer.outbox.push(&Message::Extended { id: 0, payload: &ours.encode() });
+            peer.outbox.push(&Message::Extended { id: 0, payload: &wire::encode_ext(&ours) });
         }
         let n = have.len();
         match (peer.fast, have.is_all() && n > 0, have.is_none()) {
@@ -144,7 +151,7 @@ impl Torrent {
         if peer.fast
             && let std::net::IpAddr::V4(ip) = peer.addr.ip().to_canonical()
         {
-            let set = wire::allowed_fast_set(&self.info_hash, ip, n, limits::ALLOWED_FAST);
+            let set = wire::allowed_fast_set(self.info_hash, ip, n, limits::ALLOWED_FAST);
             for piece in set {
                 if have.get(piece) {
                     peer.outbox.push(&Message::AllowedFast(piece));
@@ -264,8 +271,9 @@ impl Torrent {
         let Some(peer) = cx.peer(conn) else { return Ok(()) };
         peer.wants_us = true;
         let (choking, last) = (peer.choking, peer.unchoked_at);
+        let recent = last != Instant::ZERO && cx.now - last < super::choker::ROUND;
         let in_use = self.unchoked(cx);
-        if choking && self.choker.on_interested(cx.now, in_use, cx.config.unchoke_slots, last) {
+        if choking && self.choker.on_interested(cx.now, in_use, cx.config.unchoke_slots, recent) {
             self.unchoke(cx, conn, false);
         }
         Ok(())
@@ -296,15 +304,21 @@ impl Torrent {
         let wants = self.picker.wants(piece);
         let Some(peer) = cx.peer(conn) else { return Ok(()) };
         peer.have_known = true;
-        if !peer.have.set(piece) {
+        if peer.have.get(piece) {
             return Ok(());
         }
-        self.picker.on_peer_have(piece);
+        if peer.have.count() + 1 == peer.have.len() {
+            // The picker counts complete peers apart.
+            self.picker.on_peer_gone(&peer.have);
+            peer.have.set(piece);
+            self.picker.on_peer_bitfield(&peer.have);
+        } else {
+            peer.have.set(piece);
+            self.picker.on_peer_have(piece);
+        }
         peer.wanted_pieces += u32::from(wants);
         let (seed, tag) = (peer.is_seed(), peer.tag);
         if seed {
-            // The picker counts complete peers apart.
-            self.picker.on_peer_completed();
             if let Some(tag) = tag {
                 self.swarm.set_seed(tag);
             }
@@ -315,6 +329,20 @@ impl Torrent {
             self.request_more(cx, conn);
         }
         Ok(())
+    }
+
+    /// It no longer has a piece (BEP 54).
+    fn on_dont_have(&mut self, cx: &mut Cx<'_>, conn: ConnKey, piece: PieceIndex) {
+        let wants = piece.get() < self.layout.pieces() && self.picker.wants(piece);
+        let Some(peer) = cx.peer(conn) else { return };
+        if piece.get() >= peer.have.len() || !peer.have.get(piece) {
+            return;
+        }
+        self.picker.on_peer_gone(&peer.have);
+        peer.have.clear(piece);
+        self.picker.on_peer_bitfield(&peer.have);
+        peer.wanted_pieces -= u32::from(wants && peer.wanted_pieces > 0);
+        self.update_interest(cx, conn);
     }
 
     fn on_bitfield(&mut self, cx: &mut Cx<'_>, conn: ConnKey, have: Bitfield) -> Verdict {
@@ -422,18 +450,28 @@ impl Torrent {
             if let Some(only) = theirs.upload_only {
                 peer.upload_only = only;
             }
-            peer.upload_only_id = theirs.id_of(wire::Extension::UploadOnly);
+            if let Some(id) = theirs.m.get(Ext::UploadOnly) {
+                peer.upload_only_id = id;
+            }
             let listens = theirs.port.map(|port| SocketAddr::new(peer.addr.ip(), port));
             if let (true, Some(addr)) = (peer.incoming, listens) {
                 self.learn_listener(now, conn, cx, addr);
             }
             return self.close_if_useless(cx, conn);
         }
-        if wire::Extension::from_our_id(id) == Some(wire::Extension::UploadOnly) && !payload.is_empty() {
-            peer.upload_only = payload[0] != 0;
-            return self.close_if_useless(cx, conn);
+        match Ext::from_id(id) {
+            Some(Ext::UploadOnly) => {
+                peer.upload_only = wire::parse_upload_only(payload).unwrap_or(peer.upload_only);
+                self.close_if_useless(cx, conn)
+            }
+            Some(Ext::DontHave) => {
+                if let Some(piece) = wire::parse_dont_have(payload) {
+                    self.on_dont_have(cx, conn, piece);
+                }
+                Ok(())
+            }
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     /// An incoming peer says where it listens: that address is the one to remember, and is not

@@ -37,7 +37,9 @@ use crate::rate::Rate;
 use crate::rng::Rng;
 use crate::slots::Slots;
 use crate::time::{Duration, Instant, earlier};
-use crate::tracker::{Announce, HttpTransaction, Tiers, TrackerError};
+use crate::tracker::http::HttpTransaction;
+use crate::tracker::tiers::{Tiers, TrackerIdx};
+use crate::tracker::{Announce, Reply, TrackerError};
 use choker::Choker;
 use layout::Layout;
 use picker::{BlockRef, Picker, Priority};
@@ -181,7 +183,7 @@ impl Torrent {
             swarm: Swarm::default(),
             tiers,
             peers: Vec::new(),
-            choker: Choker::new(),
+            choker: Choker::new(cx.now),
             life: Life::Stopped(None),
             paused: add.paused,
             verify: add.verify,
@@ -585,9 +587,13 @@ impl Torrent {
         have.iter_set().map(|p| u64::from(self.layout.piece_size(p))).sum()
     }
 
-    pub(crate) fn tracker_failed(&mut self, cx: &mut Cx<'_>, tracker: crate::tracker::TrackerIdx, error: &TrackerError) {
+    fn tracker_url(&self, tracker: TrackerIdx) -> String {
+        self.tiers.status().find(|s| s.tracker == tracker).map(|s| s.url).unwrap_or_default()
+    }
+
+    pub(crate) fn tracker_failed(&mut self, cx: &mut Cx<'_>, tracker: TrackerIdx, error: &TrackerError) {
         let news = self.tiers.on_error(cx.now, tracker, error, cx.rng);
-        let url = self.tiers.url(tracker);
+        let url = self.tracker_url(tracker);
         log::info!("tracker {url}: {error}");
         if news {
             let outcome = crate::api::TrackerOutcome::Error(error.to_string());
@@ -598,8 +604,8 @@ impl Torrent {
     pub(crate) fn tracker_replied(
         &mut self,
         cx: &mut Cx<'_>,
-        tracker: crate::tracker::TrackerIdx,
-        reply: &crate::tracker::Reply,
+        tracker: TrackerIdx,
+        reply: &Reply,
         local: bool,
     ) {
         self.tiers.on_reply(cx.now, tracker, reply);
@@ -616,7 +622,7 @@ impl Torrent {
             interval: reply.interval.unwrap_or_default(),
             warning: reply.warning.clone(),
         };
-        let url = self.tiers.url(tracker);
+        let url = self.tracker_url(tracker);
         log::info!("tracker {url}: {named} peers");
         cx.alerts.push_back(Alert::Tracker { torrent: self.key, url, outcome });
         if self.is_active() {

@@ -212,6 +212,7 @@ impl Reach {
 
 /// Appends the announce's parameters to a target that may have a query already.
 fn append_query(target: &mut String, a: &Announce) {
+    let numwant = if a.event == Event::Stopped { 0 } else { a.numwant };
     if !target.contains('?') {
         target.push('?');
     } else if !target.ends_with(['?', '&']) {
@@ -221,11 +222,11 @@ fn append_query(target: &mut String, a: &Announce) {
     percent_encode(a.info_hash.as_bytes(), target);
     target.push_str("&peer_id=");
     percent_encode(a.peer_id.as_bytes(), target);
-    // The key has a fixed width: some trackers compare it as text.
+    // Who leaves needs nobody. The key has a fixed width: some trackers compare it as text.
     let _ = write!(
         target,
         "&port={}&uploaded={}&downloaded={}&left={}&numwant={}&key={:08X}&compact=1",
-        a.port, a.uploaded, a.downloaded, a.left, a.numwant, a.key
+        a.port, a.uploaded, a.downloaded, a.left, numwant, a.key
     );
     if let Some(event) = a.event.name() {
         let _ = write!(target, "&event={event}");
@@ -234,5 +235,4 @@ fn append_query(target: &mut String, a: &Announce) {
         target.push_str("&trackerid=");
         percent_encode(id, target);
     }
-    debug_assert!(a.event != Event::Stopped || a.numwant == 0, "leaving, yet asking for peers");
 }

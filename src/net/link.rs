@@ -1,0 +1,83 @@
+//! One TCP stream of the loop: dialled or accepted, and what is known of its readiness.
+
+use std::io::{self, Read};
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsFd;
+
+use mio::net::TcpStream;
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::id::ConnKey;
+use crate::pump::Stream;
+use crate::storage::IoVecs;
+
+/// A stream, and where it stands. mio is edge-triggered: readiness is remembered until a call says
+/// `WouldBlock`.
+pub(super) struct Link {
+    pub(super) conn: ConnKey,
+    pub(super) stream: TcpStream,
+    pub(super) connected: bool,
+    pub(super) readable: bool,
+    pub(super) writable: bool,
+    /// It is on the ready list.
+    pub(super) queued: bool,
+}
+
+impl Link {
+    pub(super) fn accepted(conn: ConnKey, stream: TcpStream) -> Self {
+        let _ = stream.set_nodelay(true);
+        Self { conn, stream, connected: true, readable: false, writable: false, queued: false }
+    }
+
+    /// Begins to connect, from our own address of that family if there is one.
+    pub(super) fn dial(conn: ConnKey, addr: SocketAddr, bind: &[IpAddr]) -> io::Result<Self> {
+        let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_nonblocking(true)?;
+        if !bind.is_empty() {
+            let own = bind.iter().find(|ip| ip.is_ipv4() == addr.is_ipv4());
+            let own = own.ok_or_else(|| io::Error::new(io::ErrorKind::AddrNotAvailable, "no own address of that family"))?;
+            socket.bind(&SocketAddr::new(*own, 0).into())?;
+        }
+        match socket.connect(&addr.into()) {
+            Ok(()) => {}
+            Err(e) if e.raw_os_error() == Some(libc::EINPROGRESS) => {}
+            Err(e) => return Err(e),
+        }
+        let _ = socket.set_tcp_nodelay(true);
+        let stream = TcpStream::from_std(socket.into());
+        Ok(Self { conn, stream, connected: false, readable: false, writable: false, queued: false })
+    }
+
+    /// The connection attempt has an answer: true once it is made.
+    pub(super) fn finish_connect(&mut self) -> io::Result<bool> {
+        if let Some(e) = self.stream.take_error()? {
+            return Err(e);
+        }
+        match self.stream.peer_addr() {
+            Ok(_) => {
+                self.connected = true;
+                Ok(true)
+            }
+            Err(e) if matches!(e.raw_os_error(), Some(libc::ENOTCONN | libc::EINPROGRESS)) => Ok(false),
+            Err(e) => Err(e),
+        }
+    }
+
+    pub(super) fn local(&self) -> Option<SocketAddr> {
+        self.stream.local_addr().ok()
+    }
+}
+
+impl Stream for Link {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        (&self.stream).read(buf)
+    }
+
+    fn read_regions(&mut self, io: &mut IoVecs<'_>) -> io::Result<usize> {
+        io.readv(self.stream.as_fd())
+    }
+
+    fn write_regions(&mut self, io: &IoVecs<'_>) -> io::Result<usize> {
+        io.send(self.stream.as_fd())
+    }
+}

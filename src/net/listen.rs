@@ -1,0 +1,96 @@
+//! Listening for peers: one socket a family, both on the same port.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use mio::net::{TcpListener, TcpStream};
+use mio::{Interest, Registry, Token};
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::PortChoice;
+use crate::error::Error;
+
+/// Connections that wait to be accepted.
+const BACKLOG: i32 = 256;
+
+pub(super) struct Listeners {
+    sockets: Vec<TcpListener>,
+    port: u16,
+}
+
+impl Listeners {
+    pub(super) fn open(choice: PortChoice, bind: &[IpAddr]) -> Result<Self, Error> {
+        let (first, last) = match choice {
+            PortChoice::Exact(p) => (p, p),
+            PortChoice::Range(a, b) => (a.min(b), a.max(b)),
+        };
+        let mut last_error = None;
+        for port in first..=last {
+            match open_all(port, bind) {
+                Ok((sockets, port)) => return Ok(Self { sockets, port }),
+                Err(e) => last_error = Some(e),
+            }
+        }
+        let (addr, source) = last_error.expect("a range has at least one port");
+        let what = if first == last { format!("{addr}") } else { format!("any port of {first}-{last}, the last being {addr}") };
+        Err(Error::Listen { what, source })
+    }
+
+    pub(super) fn port(&self) -> u16 {
+        self.port
+    }
+
+    pub(super) fn register(&mut self, registry: &Registry, first: usize) -> io::Result<()> {
+        for (i, socket) in self.sockets.iter_mut().enumerate() {
+            registry.register(socket, Token(first + i), Interest::READABLE)?;
+        }
+        Ok(())
+    }
+
+    /// The next connection of any socket.
+    pub(super) fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
+        for socket in &self.sockets {
+            match socket.accept() {
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+                other => return other,
+            }
+        }
+        Err(io::ErrorKind::WouldBlock.into())
+    }
+}
+
+type Opened = Result<(Vec<TcpListener>, u16), (SocketAddr, io::Error)>;
+
+fn open_all(port: u16, bind: &[IpAddr]) -> Opened {
+    let any = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
+    let ips = if bind.is_empty() { &any[..] } else { bind };
+    let mut sockets = Vec::new();
+    let mut chosen = port;
+    for ip in ips {
+        let addr = SocketAddr::new(*ip, chosen);
+        match open_one(addr) {
+            Ok(socket) => {
+                chosen = socket.local_addr().map_err(|e| (addr, e))?.port();
+                sockets.push(socket);
+            }
+            // A machine without IPv6 is served by IPv4 alone.
+            Err(e) if bind.is_empty() && !sockets.is_empty() && e.kind() != io::ErrorKind::AddrInUse => {
+                log::info!("not listening on {addr}: {e}");
+            }
+            Err(e) => return Err((addr, e)),
+        }
+    }
+    Ok((sockets, chosen))
+}
+
+fn open_one(addr: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_nonblocking(true)?;
+    socket.set_reuse_address(true)?;
+    if addr.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.bind(&addr.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(TcpListener::from_std(socket.into()))
+}
