@@ -354,7 +354,7 @@ fn get(given: &Given, operands: Vec<OsString>, probe: &dyn Fn(&Path) -> Probe) -
         seed_time,
         timeout: given
             .value("timeout", |s| duration(s, 1.0).filter(|t| !t.is_zero()).ok_or("a time, as 30, 90s or 5m"))?,
-        port: given.value("port", ports)?.unwrap_or_default(),
+        port: given.value("port", ports)?.unwrap_or(PortChoice::Range(6881, 6999)),
         bind: given.values("bind", |s| s.parse().map_err(|_| "an IP address of this machine"))?,
         up: given.value("up", rate)?.flatten(),
         down: given.value("down", rate)?.flatten(),

@@ -299,7 +299,7 @@ impl Run<'_> {
                     term::clear();
                     signals::suspend();
                     // Time spent stopped is no lack of progress.
-                    self.now = self.lp.now();
+                    self.now = self.lp.command(|_, now| now);
                     for job in &mut self.jobs {
                         job.progress.0 = self.now;
                     }
