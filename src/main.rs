@@ -1,2 +1,5 @@
-//! The `btmio` command.
-fn main() {}
+//! The `btmio` command: everything is in [`btmio::cli`].
+
+fn main() -> std::process::ExitCode {
+    btmio::cli::run(std::env::args_os())
+}

@@ -1,0 +1,578 @@
+//! The download: one loop for all torrents, from adding them to the exit code.
+//!
+//! ```text
+//!           all pieces           goal reached
+//! Running ------------> Complete ------------> Over
+//!    |  ^                   |  ^
+//!    v  | going again       v  |
+//!   Failed(code)           Failed(code)
+//! ```
+//!
+//! A turn of the loop waits for events, signals or the next tick; then alerts become log lines and
+//! JSON, statuses become the progress display, and the phases above decide whether to stay. The
+//! command ends when every torrent is `Over` or `Failed` – with `--exit-when-done`, `Complete` will
+//! do – or on a signal, or when standard output's reader has gone.
+//!
+//! The end is the same for all of them: `shutdown` saves and tells the trackers, and the loop turns on
+//! until that is done, for [`GOODBYE`] at most. A second signal does not wait.
+//!
+//! A torrent that failed does not hold up the others. The session tries again by itself, and if that
+//! works while others are still running, the failure is forgotten.
+
+use std::net::{SocketAddr, ToSocketAddrs};
+
+use super::args::{Common, Get, HostPort};
+use super::json::{self, Line};
+use super::signals::{self, Source, Wish};
+use super::{Failure, escape, exit, load, progress, state_dir, term};
+use crate::config::Config;
+use crate::id::{InfoHash, TorrentKey};
+use crate::metainfo::Metainfo;
+use crate::net::{Loop, LoopConfig};
+use crate::session::{Add, Alert, ErrorKind, Priority, State, Status, TrackerOutcome};
+use crate::storage::StorageConfig;
+use crate::time::{Duration, Instant};
+
+/// Longest wait at the end for trackers to take the goodbye.
+const GOODBYE: Duration = Duration::from_secs(3);
+/// The display changes this often at first, and every second later on.
+const BRISK: Duration = Duration::from_millis(200);
+/// How long it stays brisk.
+const BRISK_FOR: Duration = Duration::from_secs(10);
+const SECOND: Duration = Duration::from_secs(1);
+/// Lines about the progress, where there is no terminal, come this often.
+const PLAIN: Duration = Duration::from_secs(10);
+
+/// How far a torrent has come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Phase {
+    Running,
+    /// All selected files are there; it is seeding.
+    Complete,
+    /// It has nothing left to do.
+    Over,
+    /// It stopped on an error, which has this exit code.
+    Failed(u8),
+}
+
+/// One torrent of this run.
+struct Job {
+    key: TorrentKey,
+    info_hash: InfoHash,
+    name: String,
+    phase: Phase,
+    /// Its status when last looked at.
+    status: Option<Status>,
+    /// How long it took to complete.
+    took: Option<Duration>,
+    /// When it last got on, and what the sum of its counters was then.
+    progress: (Instant, u64),
+}
+
+/// How progress is shown.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Show {
+    /// Not at all.
+    Nothing,
+    /// As a block that is drawn over.
+    Block(term::Abilities),
+    /// As a line now and then.
+    Lines,
+}
+
+struct Run<'a> {
+    opts: &'a Get,
+    lp: Loop,
+    signals: Source,
+    jobs: Vec<Job>,
+    json: bool,
+    quiet: bool,
+    show: Show,
+    start: Instant,
+    now: Instant,
+    /// When the statuses are next looked at, and progress is next shown.
+    tick: Instant,
+    json_due: Instant,
+    plain_due: Instant,
+    /// A signal came.
+    interrupted: bool,
+    /// Standard output cannot be written any more.
+    deaf: Option<Failure>,
+    /// The code of the last failure.
+    code: u8,
+}
+
+/// Downloads and seeds. Returns the exit code.
+///
+/// # Errors
+/// What keeps the run from starting at all.
+pub(super) fn get(opts: &Get, common: &Common) -> Result<u8, Failure> {
+    let (metas, mut code) = load_all(opts, common)?;
+    let peers = resolve(&opts.peers)?;
+    let mut lp = Loop::new(config(opts)).map_err(|e| Failure::new(exit::NETWORK, e.to_string()))?;
+    let signals =
+        Source::new(&mut lp).map_err(|e| Failure::new(exit::ERROR, format!("cannot watch for signals: {e}")))?;
+    let start = lp.now();
+    let abilities = term::abilities();
+    let show = match abilities.redraw {
+        _ if common.quiet => Show::Nothing,
+        // Lines of JSON on the same screen would tear it; and who reads JSON reads progress there.
+        _ if common.json => Show::Nothing,
+        true => Show::Block(abilities),
+        false => Show::Lines,
+    };
+    let mut run = Run {
+        opts,
+        lp,
+        signals,
+        jobs: Vec::new(),
+        json: common.json,
+        quiet: common.quiet,
+        show,
+        start,
+        now: start,
+        tick: start,
+        json_due: start + SECOND,
+        plain_due: start + PLAIN,
+        interrupted: false,
+        deaf: None,
+        code: exit::DONE,
+    };
+    for meta in metas {
+        if let Err(failure) = run.add(meta, &peers) {
+            code = failure.code;
+            run.fail(None, &failure);
+        }
+    }
+    run.drive();
+    run.end();
+    run.summarise();
+    Ok(run.exit_code(code))
+}
+
+/// Reads all torrents. With several, one that cannot be read costs its exit code, not the others.
+fn load_all(opts: &Get, common: &Common) -> Result<(Vec<Metainfo>, u8), Failure> {
+    let (mut metas, mut code) = (Vec::new(), exit::DONE);
+    for source in &opts.torrents {
+        match load::load(source) {
+            Ok(meta) => metas.push(meta),
+            Err(failure) => {
+                code = failure.code;
+                if common.json {
+                    let line = Line::new(0.0, "error", None);
+                    let _ = line.with("error", failure.text.as_str()).with("code", failure.code).send();
+                }
+                if opts.torrents.len() == 1 {
+                    return Err(failure);
+                }
+                term::print(&format!("btmio: {failure}"));
+            }
+        }
+    }
+    if metas.is_empty() { Err(Failure::new(code, "none of the torrents can be used")) } else { Ok((metas, code)) }
+}
+
+/// Addresses of `--peer`. Names are looked up here, before the loop runs, where waiting does no harm.
+fn resolve(peers: &[HostPort]) -> Result<Vec<SocketAddr>, Failure> {
+    let mut out = Vec::new();
+    for HostPort { host, port } in peers {
+        let found = (host.as_str(), *port)
+            .to_socket_addrs()
+            .map_err(|e| Failure::new(exit::NETWORK, format!("--peer: {}: {e}", escape(host))))?;
+        out.extend(found);
+    }
+    Ok(out)
+}
+
+fn config(opts: &Get) -> LoopConfig {
+    let mut session = Config { up_limit: opts.up, down_limit: opts.down, ..Config::default() };
+    if let Some(n) = opts.max_peers {
+        session.max_peers = n;
+        session.max_peers_torrent = n;
+    }
+    LoopConfig {
+        session,
+        storage: StorageConfig { backend: opts.storage, lane: opts.lane, ..StorageConfig::default() },
+        port: opts.port.clone(),
+        bind: opts.bind.clone(),
+        state_dir: state_dir(),
+    }
+}
+
+/// One priority a file from `--select`; empty without it.
+fn priorities(opts: &Get, meta: &Metainfo) -> Result<Vec<Priority>, Failure> {
+    let Some(selection) = &opts.select else { return Ok(Vec::new()) };
+    let files = meta.files.len() as u32;
+    if let Some(n) = selection.beyond(files) {
+        let text = format!("--select: wanted file numbers from 1 to {files}, as --list shows them, got '{n}'");
+        return Err(Failure::new(exit::USAGE, text));
+    }
+    let chosen = |n| if selection.contains(n) { Priority::Normal } else { Priority::Skip };
+    Ok((1..=files).map(chosen).collect())
+}
+
+impl Run<'_> {
+    fn add(&mut self, meta: Metainfo, peers: &[SocketAddr]) -> Result<(), Failure> {
+        let priorities = priorities(self.opts, &meta)?;
+        let (name, size, files) = (meta.name.clone(), meta.size(), meta.files.iter().filter(|f| !f.pad).count());
+        let info_hash = meta.info_hash.expect("torrents without a version 1 hash are refused when read");
+        let key = self
+            .lp
+            .add(Add {
+                priorities,
+                sequential: self.opts.sequential,
+                trackers: self.opts.trackers.clone(),
+                no_trackers: self.opts.no_tracker,
+                peers: peers.to_vec(),
+                verify: self.opts.verify,
+                seed_ratio: self.opts.seed_ratio,
+                seed_time: self.opts.seed_time,
+                ..Add::new(meta, self.opts.dir.clone())
+            })
+            .map_err(|e| Failure::new(exit::ERROR, format!("{}: {e}", escape(&name))))?;
+        if self.json {
+            let line = self.line("added", Some(info_hash)).with("name", name.as_str()).with("size", size);
+            let line = line.with("files", files).with("port", self.lp.port());
+            self.send(line.with("dir", self.opts.dir.to_string_lossy()));
+        }
+        if self.show == Show::Lines {
+            let plural = if files == 1 { "" } else { "s" };
+            term::print(&format!(
+                "{}: {} in {files} file{plural}, to {}, listening on port {}",
+                escape(&name),
+                progress::bytes(size),
+                escape(&self.opts.dir.to_string_lossy()),
+                self.lp.port()
+            ));
+        }
+        let progress = (self.now, 0);
+        self.jobs.push(Job { key, info_hash, name, phase: Phase::Running, status: None, took: None, progress });
+        Ok(())
+    }
+
+    /// Turns the loop until there is a reason to leave.
+    fn drive(&mut self) {
+        while !self.finished() {
+            if !self.turn(self.tick.since(self.now)) {
+                return;
+            }
+            if self.now >= self.tick {
+                self.look();
+            }
+        }
+    }
+
+    /// One turn: events, signals, alerts. `false` when the loop itself is broken.
+    fn turn(&mut self, timeout: Duration) -> bool {
+        if let Err(e) = self.lp.turn(Some(timeout)) {
+            self.fail(None, &Failure::new(exit::ERROR, format!("the poll loop failed: {e}")));
+            return false;
+        }
+        self.now = self.lp.now();
+        while let Some(token) = self.lp.foreign_ready() {
+            if token == self.signals.token() {
+                self.obey();
+            }
+        }
+        let mut any = false;
+        while let Some(alert) = self.lp.poll_alert() {
+            self.on_alert(alert);
+            any = true;
+        }
+        if any {
+            // What an alert told is often the end, and nobody should wait a tick for that.
+            self.refresh();
+        }
+        true
+    }
+
+    fn obey(&mut self) {
+        for wish in self.signals.pending() {
+            match wish {
+                Wish::Stop => self.interrupted = true,
+                Wish::Status => self.say_status(),
+                Wish::Redraw => {
+                    term::clear();
+                    self.draw();
+                }
+                Wish::Suspend => {
+                    term::clear();
+                    signals::suspend();
+                    // Time spent stopped is no lack of progress.
+                    self.now = self.lp.command(|_, now| now);
+                    for job in &mut self.jobs {
+                        job.progress.0 = self.now;
+                    }
+                    self.draw();
+                }
+            }
+        }
+    }
+
+    fn finished(&self) -> bool {
+        let has_ended = |job: &Job| match job.phase {
+            Phase::Running => false,
+            Phase::Complete => self.opts.exit_when_done,
+            Phase::Over | Phase::Failed(_) => true,
+        };
+        self.interrupted || self.deaf.is_some() || self.jobs.iter().all(has_ended)
+    }
+
+    /// Tick: fresh statuses, progress, time-outs.
+    fn look(&mut self) {
+        self.refresh();
+        if self.json && self.now >= self.json_due {
+            self.json_due = self.now + SECOND;
+            self.json_progress();
+        }
+        if self.show == Show::Lines && self.now >= self.plain_due {
+            self.plain_due = self.now + PLAIN;
+            self.say_status();
+        }
+        self.draw();
+        self.give_up();
+        let brisk = matches!(self.show, Show::Block(_)) && self.now < self.start + BRISK_FOR;
+        self.tick = self.now + if brisk { BRISK } else { SECOND };
+    }
+
+    /// Takes each torrent's status and moves its phase.
+    fn refresh(&mut self) {
+        for i in 0..self.jobs.len() {
+            let Some(status) = self.lp.session().status(self.now, self.jobs[i].key) else { continue };
+            let (was, job) = (self.jobs[i].phase, &mut self.jobs[i]);
+            job.phase = match was {
+                // Errors are told by alerts, with their kind; this is only the way back.
+                Phase::Failed(code) if status.state == State::Error || code == exit::TIMED_OUT => was,
+                _ if status.goal_reached => Phase::Over,
+                _ if status.is_complete() => Phase::Complete,
+                _ => Phase::Running,
+            };
+            job.status = Some(status);
+            let complete = matches!(job.phase, Phase::Complete | Phase::Over);
+            if complete && job.took.is_none() {
+                job.took = Some(self.now - self.start);
+                self.on_complete(i);
+            }
+        }
+    }
+
+    fn on_complete(&mut self, i: usize) {
+        let Some(status) = self.jobs[i].status.clone() else { return };
+        if self.json {
+            let line = self.line("done", Some(status.info_hash)).with("name", status.name.as_str());
+            let line = line.with("downloaded", status.downloaded).with("uploaded", status.uploaded);
+            let seconds = json::rounded((self.now - self.start).as_secs_f64());
+            self.send(line.with("size", status.wanted).with("seconds", seconds));
+        }
+        if self.show == Show::Lines && !self.finished() {
+            term::print(&progress::line(&status));
+        }
+    }
+
+    /// Ends the torrents that have not got on for `--timeout`.
+    fn give_up(&mut self) {
+        let Some(timeout) = self.opts.timeout else { return };
+        // With one torrent every byte received is progress; with several only verified pieces can
+        // be told apart.
+        let received = if self.jobs.len() == 1 { self.lp.session().stats(self.now).received } else { 0 };
+        for i in 0..self.jobs.len() {
+            let job = &mut self.jobs[i];
+            let Some(status) = job.status.as_ref().filter(|_| job.phase == Phase::Running) else { continue };
+            let looked_at = if let State::Checking { done, .. } = status.state { done.into() } else { 0 };
+            let mark = received.wrapping_add(status.have).wrapping_add(status.downloaded).wrapping_add(looked_at);
+            if mark != job.progress.1 {
+                job.progress = (self.now, mark);
+            } else if self.now - job.progress.0 >= timeout {
+                job.phase = Phase::Failed(exit::TIMED_OUT);
+                let text = format!("no progress for {} seconds", timeout.as_secs_f64());
+                let (key, hash, failure) = (job.key, job.info_hash, Failure::new(exit::TIMED_OUT, text));
+                self.lp.pause(key);
+                self.fail(Some(hash), &failure);
+            }
+        }
+    }
+
+    fn on_alert(&mut self, alert: Alert) {
+        match alert {
+            Alert::Checked { torrent, pieces } => {
+                log::info!("{}: {} of {} pieces are there", self.name(torrent), pieces.0, pieces.1);
+                self.event(torrent, "checked", |l| l.with("have", pieces.0).with("pieces", pieces.1));
+            }
+            Alert::Piece { torrent, piece } => self.event(torrent, "piece", |l| l.with("piece", piece.get())),
+            Alert::PieceFailed { torrent, piece } => {
+                let text = format!("piece {piece} failed its hash and is fetched again");
+                log::info!("{}: {text}", self.name(torrent));
+                self.event(torrent, "warning", |l| l.with("warning", text.as_str()).with("piece", piece.get()));
+            }
+            Alert::File { torrent, file } => {
+                self.event(torrent, "file", |l| l.with("file", u64::from(file.get()) + 1));
+            }
+            Alert::Tracker { torrent, url, outcome } => self.on_tracker(torrent, &url, &outcome),
+            Alert::PeerConnected { torrent, addr, client, incoming, .. } => {
+                log::debug!("{}: peer {addr} connected: {client}", self.name(torrent));
+                self.event(torrent, "peer", |l| {
+                    let l = l.with("what", "connected").with("addr", addr.to_string());
+                    l.with("client", client.as_str()).with("incoming", incoming)
+                });
+            }
+            Alert::PeerClosed { torrent, addr, why, .. } => {
+                log::debug!("{}: peer {addr} closed: {why}", self.name(torrent));
+                self.event(torrent, "peer", |l| {
+                    l.with("what", "closed").with("addr", addr.to_string()).with("why", why.to_string())
+                });
+            }
+            Alert::PeerBanned { torrent, addr } => {
+                log::info!("{}: peer {addr} sent bad data and is banned", self.name(torrent));
+                let text = format!("peer {addr} sent bad data and is banned");
+                self.event(torrent, "warning", |l| l.with("warning", text).with("addr", addr.to_string()));
+            }
+            Alert::Error { torrent, error, kind } => {
+                let code = match kind {
+                    ErrorKind::NoSpace => exit::NO_SPACE,
+                    ErrorKind::FileIo => exit::FILE_IO,
+                };
+                if let Some(job) = self.jobs.iter_mut().find(|job| job.key == torrent) {
+                    job.phase = Phase::Failed(code);
+                    let hash = job.info_hash;
+                    self.fail(Some(hash), &Failure::new(code, error));
+                }
+            }
+            // The statuses tell the rest.
+            _ => {}
+        }
+    }
+
+    fn on_tracker(&mut self, torrent: TorrentKey, url: &str, outcome: &TrackerOutcome) {
+        match outcome {
+            TrackerOutcome::Reply { peers, seeders, leechers, interval, warning } => {
+                log::info!("{}: tracker {url}: {peers} peers", self.name(torrent));
+                if let Some(warning) = warning {
+                    log::warn!("{}: tracker {url} warns: {warning}", self.name(torrent));
+                }
+                self.event(torrent, "tracker", |l| {
+                    let l = l.with("url", url).with("ok", true).with("peers", *peers);
+                    let l = l.with("seeders", *seeders).with("leechers", *leechers);
+                    l.with("interval", interval.as_secs()).with("warning", warning.as_deref())
+                });
+            }
+            TrackerOutcome::Error(e) => {
+                log::warn!("{}: tracker {url}: {e}", self.name(torrent));
+                self.event(torrent, "tracker", |l| l.with("url", url).with("ok", false).with("error", e.as_str()));
+            }
+        }
+    }
+
+    fn name(&self, torrent: TorrentKey) -> &str {
+        self.jobs.iter().find(|job| job.key == torrent).map_or("", |job| &job.name)
+    }
+
+    // What is said, and where.
+
+    fn line(&self, event: &str, info_hash: Option<InfoHash>) -> Line {
+        Line::new((self.now - self.start).as_secs_f64(), event, info_hash)
+    }
+
+    fn event(&mut self, torrent: TorrentKey, event: &str, fill: impl FnOnce(Line) -> Line) {
+        if self.json {
+            let hash = self.jobs.iter().find(|job| job.key == torrent).map(|job| job.info_hash);
+            let line = fill(self.line(event, hash));
+            self.send(line);
+        }
+    }
+
+    fn send(&mut self, line: Line) {
+        if self.deaf.is_none() {
+            self.deaf = line.send().err().map(|e| Failure::stdout(&e));
+        }
+    }
+
+    /// Tells of a failure, and keeps its code.
+    fn fail(&mut self, info_hash: Option<InfoHash>, failure: &Failure) {
+        self.code = failure.code;
+        if self.json {
+            let line = self.line("error", info_hash).with("error", failure.text.as_str());
+            self.send(line.with("code", failure.code));
+        }
+        let name = self.jobs.iter().find(|job| Some(job.info_hash) == info_hash).map_or("", |job| &job.name);
+        let colon = if name.is_empty() { "" } else { ": " };
+        term::print(&format!("btmio: {}{colon}{}", escape(name), escape(&failure.text)));
+    }
+
+    fn json_progress(&mut self) {
+        for i in 0..self.jobs.len() {
+            if let Some(status) = &self.jobs[i].status {
+                let line = json::progress(self.line("progress", Some(status.info_hash)), status);
+                self.send(line);
+            }
+        }
+    }
+
+    fn say_status(&self) {
+        let statuses = self.jobs.iter().filter_map(|job| job.status.as_ref());
+        let lines: Vec<String> = statuses.map(progress::line).collect();
+        if !lines.is_empty() {
+            term::print(&lines.join("\n"));
+        }
+    }
+
+    fn draw(&self) {
+        let Show::Block(abilities) = self.show else { return };
+        let (width, rows) = term::size();
+        // The last column is left free: some terminals wrap when it is written.
+        let style =
+            progress::Style { width: width - 1, rows: rows.saturating_sub(2).max(2), unicode: abilities.unicode };
+        let statuses: Vec<Status> = self.jobs.iter().filter_map(|job| job.status.clone()).collect();
+        term::draw(progress::block(&statuses, &self.lp.session().stats(self.now), style));
+    }
+
+    /// Saves, says goodbye, and waits for that a little.
+    fn end(&mut self) {
+        self.refresh();
+        let deadline = self.now + GOODBYE;
+        let stopped_by_signal = std::mem::take(&mut self.interrupted);
+        self.lp.shutdown();
+        while !self.lp.stopped() && self.now < deadline && !self.interrupted {
+            if !self.turn(deadline - self.now) {
+                break;
+            }
+        }
+        self.interrupted = stopped_by_signal || self.interrupted;
+        if self.json {
+            self.json_progress();
+        }
+        term::clear();
+    }
+
+    fn summarise(&self) {
+        if self.quiet || self.json || self.deaf.is_some() {
+            return;
+        }
+        for job in &self.jobs {
+            if let Some(status) = &job.status {
+                let took = job.took.unwrap_or(self.now - self.start);
+                term::print(&progress::summary(status, took.as_secs_f64(), job.took.is_some()));
+            }
+        }
+        if self.interrupted && self.jobs.iter().any(|job| job.took.is_none()) {
+            term::print("The same command resumes it.");
+        }
+    }
+
+    /// The last failure's code; a run that was interrupted before the end has 7.
+    fn exit_code(&self, before: u8) -> u8 {
+        let failed = |job: &Job| if let Phase::Failed(code) = job.phase { Some(code) } else { None };
+        let unfinished = self.jobs.iter().any(|job| job.took.is_none() && failed(job).is_none());
+        let broken = self.deaf.as_ref().map_or(exit::DONE, |f| f.code);
+        if broken != exit::DONE {
+            broken
+        } else if let Some(code) = self.jobs.iter().rev().find_map(failed) {
+            code
+        } else if before != exit::DONE {
+            before
+        } else if unfinished {
+            if self.interrupted || self.deaf.is_some() { exit::INTERRUPTED } else { self.code.max(exit::ERROR) }
+        } else {
+            exit::DONE
+        }
+    }
+}

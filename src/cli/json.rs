@@ -1,0 +1,106 @@
+//! `--json`: what happens as JSON Lines on standard output, one object a line, flushed one by one.
+//!
+//! ```text
+//! {"t":0.012,"event":"added","info_hash":"…","name":"a","size":39957304,"files":3,"port":6881,"dir":"out"}
+//! {"t":1.020,"event":"progress","info_hash":"…","state":"downloading","downloaded":…, …}
+//! {"t":4.310,"event":"done","info_hash":"…", …}
+//! ```
+//!
+//! Every line has `t` (seconds since the start), `event` and `info_hash` (null where no torrent is
+//! meant), in this order, and then the event's own fields. Amounts are bytes, rates bytes per second,
+//! times seconds; what is not known is null. README's table of events is the reference.
+//!
+//! A reader that is slow slows the transfer down: lines are never dropped. A reader that has gone
+//! ends the command.
+
+use std::io::{self, Write};
+
+use serde_json::Value;
+
+use crate::id::InfoHash;
+use crate::session::{State, Status};
+
+/// A line being put together.
+pub(super) struct Line(String);
+
+impl Line {
+    /// Begins a line.
+    pub(super) fn new(t: f64, event: &str, info_hash: Option<InfoHash>) -> Self {
+        let line = Self(format!("{{\"t\":{t:.3},\"event\":{}", quoted(event)));
+        line.with("info_hash", info_hash.map(|h| h.to_string()))
+    }
+
+    /// Adds a field.
+    pub(super) fn with(mut self, name: &str, value: impl Into<Value>) -> Self {
+        self.0.push_str(&format!(",\"{name}\":{}", value.into()));
+        self
+    }
+
+    /// Writes it to standard output.
+    ///
+    /// # Errors
+    /// Standard output cannot be written.
+    pub(super) fn send(mut self) -> io::Result<()> {
+        self.0.push_str("}\n");
+        let mut out = io::stdout().lock();
+        out.write_all(self.0.as_bytes())?;
+        out.flush()
+    }
+
+    #[cfg(test)]
+    fn text(self) -> String {
+        self.0 + "}"
+    }
+}
+
+/// A string as JSON.
+pub(super) fn quoted(text: &str) -> String {
+    Value::from(text).to_string()
+}
+
+/// A number of seconds or a ratio, to three decimals.
+pub(super) fn rounded(x: f64) -> Value {
+    Value::from((x * 1000.0).round() / 1000.0)
+}
+
+/// The fields of a `progress` line.
+pub(super) fn progress(line: Line, s: &Status) -> Line {
+    let (state, share) = match s.state {
+        State::Checking { done, total } => ("checking", (done.into(), total.into())),
+        State::Downloading => ("downloading", (s.have, s.wanted)),
+        State::Seeding => ("seeding", (s.have, s.wanted)),
+        State::Paused => ("paused", (s.have, s.wanted)),
+        State::Error => ("error", (s.have, s.wanted)),
+    };
+    let percent = if share.0 >= share.1 { 100.0 } else { share.0 as f64 * 100.0 / share.1 as f64 };
+    line.with("state", state)
+        .with("downloaded", s.downloaded)
+        .with("uploaded", s.uploaded)
+        .with("wasted", s.wasted)
+        .with("have", s.have)
+        .with("size", s.wanted)
+        .with("percent", rounded(percent))
+        .with("rate_down", s.rate_down)
+        .with("rate_up", s.rate_up)
+        .with("peers", s.peers)
+        .with("seeds", s.seeds)
+        .with("eta", s.eta.map(|eta| eta.as_secs()))
+        .with("ratio", rounded(s.ratio()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_one_line_of_json() {
+        let line = Line::new(1.5, "warning", None).with("message", "a\n\"b\"\u{1b}").with("n", 7u64);
+        let text = line.text();
+        assert!(text.starts_with("{\"t\":1.500,\"event\":\"warning\",\"info_hash\":null,"), "{text}");
+        assert!(!text.contains(char::is_control), "{text:?}");
+        let back: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!((back["message"].as_str(), back["n"].as_u64()), (Some("a\n\"b\"\u{1b}"), Some(7)));
+        let hash = Line::new(0.0, "done", Some(InfoHash::new([0xab; 20]))).text();
+        assert_eq!(serde_json::from_str::<Value>(&hash).unwrap()["info_hash"], "ab".repeat(20));
+    }
+}

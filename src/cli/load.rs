@@ -1,0 +1,71 @@
+//! From a TORRENT operand to a [`Metainfo`], each way to fail with its exit code.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+
+use super::args::Source;
+use super::{Failure, ShowError, escape, exit};
+use crate::config::limits;
+use crate::metainfo::{Metainfo, MetainfoError};
+
+/// Reads and parses a torrent that can be downloaded or checked.
+///
+/// # Errors
+/// The file cannot be read (17) or is too large (26), is not bencoded (25), or is not a torrent that
+/// can be used (26); the source is one that is not known how to fetch (1).
+pub(super) fn load(source: &Source) -> Result<Metainfo, Failure> {
+    let name = source.to_string();
+    let data = match source {
+        Source::Stdin => read(io::stdin().lock(), &name),
+        Source::File(path) => match open(path) {
+            Ok(file) => read(file, &name),
+            Err(e) => Err(Failure::new(exit::FILE_IO, format!("{name}: {e}"))),
+        },
+        Source::Uri(_) => Err(Failure::new(
+            exit::ERROR,
+            format!("{name}: only .torrent files are supported, not magnet links, info hashes or web addresses"),
+        )),
+    }?;
+    let meta = Metainfo::parse(&data).map_err(|e| metainfo_failure(&name, &e))?;
+    if meta.is_v2_only() {
+        return Err(Failure::new(
+            exit::BAD_TORRENT,
+            format!("{name}: a version 2 torrent (BEP 52) without version 1 data, which is not supported"),
+        ));
+    }
+    Ok(meta)
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    let file = File::open(path)?;
+    // Reading a folder would fail too, but some systems word it badly.
+    if file.metadata()?.is_dir() { Err(io::Error::other("is a folder, wanted a torrent file")) } else { Ok(file) }
+}
+
+fn read(from: impl Read, name: &str) -> Result<Vec<u8>, Failure> {
+    let mut data = Vec::new();
+    from.take(limits::TORRENT_FILE as u64 + 1)
+        .read_to_end(&mut data)
+        .map_err(|e| Failure::new(exit::FILE_IO, format!("{name}: {e}")))?;
+    if data.len() > limits::TORRENT_FILE {
+        return Err(Failure::new(
+            exit::BAD_TORRENT,
+            format!("{name}: larger than {} MiB, which no torrent file is", limits::TORRENT_FILE >> 20),
+        ));
+    }
+    Ok(data)
+}
+
+fn metainfo_failure(name: &str, e: &MetainfoError) -> Failure {
+    let code = if e.is_bencode() { exit::BAD_BENCODE } else { exit::BAD_TORRENT };
+    Failure::new(code, format!("{name}: {}", escape(&e.to_string())))
+}
+
+/// The failure of `btmio show`.
+pub(super) fn show_failure(e: &ShowError) -> Failure {
+    match e {
+        ShowError::Write(e) => Failure::stdout(e),
+        e => Failure::new(e.exit_code(), e.to_string()),
+    }
+}
