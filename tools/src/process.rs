@@ -80,7 +80,10 @@ impl Child {
         let tail = |path: &Path| {
             let text = read_lossy(path);
             let lines: Vec<&str> = text.lines().collect();
-            lines[lines.len().saturating_sub(8)..].iter().map(|l| format!("    {} | {l}\n", self.name)).collect::<String>()
+            lines[lines.len().saturating_sub(8)..]
+                .iter()
+                .map(|l| format!("    {} | {l}\n", self.name))
+                .collect::<String>()
         };
         tail(&self.stdout) + &tail(&self.stderr)
     }

@@ -224,7 +224,12 @@ fn transmission_add(node: &mut Node, job: &Job) -> Result<(), String> {
 fn aria2(job: &Job) -> Command {
     let mut c = Command::new("aria2c");
     c.args(["--no-conf", "--enable-dht=false", "--enable-dht6=false", "--bt-enable-lpd=false", "--disable-ipv6=true"]);
-    c.args(["--enable-peer-exchange=false", "--async-dns=false", "--bt-min-crypto-level=plain", "--summary-interval=0"]);
+    c.args([
+        "--enable-peer-exchange=false",
+        "--async-dns=false",
+        "--bt-min-crypto-level=plain",
+        "--summary-interval=0",
+    ]);
     c.args(["--bt-require-crypto=false", "--follow-torrent=mem", "--allow-overwrite=true", "--file-allocation=none"]);
     c.args(["--seed-ratio=0.0", "--enable-rpc=true", "--check-integrity=true", "--bt-hash-check-seed=true"]);
     c.args(["--bt-tracker-connect-timeout=5", "--console-log-level=notice"]);
@@ -302,6 +307,9 @@ fn qbittorrent(job: &Job) -> Result<Command, String> {
     write(&profile.join("qBittorrent/config/qBittorrent.conf"), &text)?;
     let mut c = Command::new("qbittorrent-nox");
     c.arg(format!("--profile={}", profile.display())).arg(format!("--webui-port={RPC}"));
-    c.arg(format!("--save-path={}", job.dir.display())).arg("--skip-dialog=true").arg("--add-paused=false").arg(&job.torrent);
+    c.arg(format!("--save-path={}", job.dir.display()))
+        .arg("--skip-dialog=true")
+        .arg("--add-paused=false")
+        .arg(&job.torrent);
     Ok(c)
 }

@@ -56,7 +56,8 @@ impl Tracker {
         let answer = http::request(self.host(), &format!("/scrape?info_hash={}", self.hash), &[], None).ok()?;
         let number = |key: &[u8]| {
             let at = answer.body.windows(key.len()).position(|w| w == key)? + key.len();
-            let digits: String = answer.body[at..].iter().take_while(|b| b.is_ascii_digit()).map(|&b| b as char).collect();
+            let digits: String =
+                answer.body[at..].iter().take_while(|b| b.is_ascii_digit()).map(|&b| b as char).collect();
             digits.parse::<u64>().ok()
         };
         match answer.status {
