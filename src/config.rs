@@ -64,8 +64,14 @@ pub mod limits {
     pub const TRACKER_BODY: usize = 1 << 20;
     /// Largest HTTP head.
     pub const HTTP_HEAD: usize = 64 << 10;
+    /// Longest URL.
+    pub const URL: usize = 8 << 10;
     /// Redirects followed for one announce.
     pub const REDIRECTS: u32 = 5;
+    /// An announce is given up after this long, name lookup and redirects included.
+    pub const TRACKER_TIMEOUT: Duration = Duration::from_secs(30);
+    /// How long leaving waits for trackers to take their `stopped`.
+    pub const TRACKER_STOP: Duration = Duration::from_secs(5);
     /// Peers asked of a tracker.
     pub const NUMWANT: u32 = 80;
     /// Shortest and longest announce interval obeyed.
@@ -78,6 +84,8 @@ pub mod limits {
 
     const _: () = assert!(FRAME >= crate::id::BLOCK_LEN + 9);
     const _: () = assert!(REQUESTS_IN <= REQUESTS_IN_TOTAL);
+    const _: () = assert!(TRACKER_STOP.as_secs() < TRACKER_TIMEOUT.as_secs());
+    const _: () = assert!(URL < HTTP_HEAD);
     const _: () = assert!(HANDSHAKE_TIMEOUT.as_secs() < PEER_TIMEOUT.as_secs());
     const _: () = assert!(KEEP_ALIVE.as_secs() < PEER_TIMEOUT.as_secs());
 }

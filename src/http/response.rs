@@ -1,0 +1,356 @@
+//! One HTTP response, from bytes as they come.
+//!
+//! ```text
+//! Head --blank line--> 1xx: Head again
+//!                      redirect with Location, 204, 304, Content-Length 0: Done
+//!                      Content-Length n:  Fixed(n) ------------------------> Done
+//!                      chunked:           ChunkSize <-> ChunkData, Trailer -> Done
+//!                      neither:           UntilEof --end of stream---------> Done
+//! ```
+//!
+//! What comes after the end is ignored: the request asked for `Connection: close`. The body of a
+//! redirect is not read. A head is parsed once, when its blank line is there, so that the outcome
+//! does not depend on how the bytes were cut; header lines that are not headers are skipped.
+
+use std::fmt;
+
+use crate::config::limits;
+
+/// Most header lines of one head.
+const MAX_HEADERS: usize = 128;
+/// Longest line with a chunk's size and its extensions.
+const CHUNK_LINE: usize = 1024;
+
+/// Why a response cannot be read.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum HttpError {
+    /// It does not start with `HTTP/1.`.
+    NotHttp,
+    /// The head (all interim ones counted) is longer than [`limits::HTTP_HEAD`].
+    HeadTooLong,
+    /// The head is malformed; httparse's words.
+    Head(&'static str),
+    /// `Content-Length` is not one number.
+    Length(String),
+    /// The body is longer than the caller allows.
+    BodyTooLong {
+        /// What is allowed, in bytes.
+        limit: usize,
+    },
+    /// A chunk's size line, or the line end behind a chunk, is malformed.
+    Chunk,
+    /// A coding that was not asked for (`gzip`) or is not known.
+    Coding(String),
+    /// The stream ended early.
+    Truncated {
+        /// Bytes of body received.
+        got: usize,
+    },
+}
+
+impl fmt::Display for HttpError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotHttp => f.write_str("not HTTP/1"),
+            Self::HeadTooLong => write!(f, "head longer than {} bytes", limits::HTTP_HEAD),
+            Self::Head(what) => write!(f, "malformed head: {what}"),
+            Self::Length(v) => write!(f, "Content-Length {v:?}, wanted one number"),
+            Self::BodyTooLong { limit } => write!(f, "body longer than {limit} bytes"),
+            Self::Chunk => f.write_str("malformed chunk"),
+            Self::Coding(c) => write!(f, "coding {c:?} was not asked for"),
+            Self::Truncated { got } => write!(f, "the connection ended after {got} bytes of body"),
+        }
+    }
+}
+
+impl std::error::Error for HttpError {}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum State {
+    Head,
+    Fixed { left: usize },
+    UntilEof,
+    ChunkSize,
+    ChunkData { left: usize },
+    ChunkEnd,
+    Trailer,
+    Done,
+    Failed(HttpError),
+}
+
+/// Reads one response; see the module.
+#[derive(Clone, Debug)]
+pub struct ResponseReader {
+    state: State,
+    max_body: usize,
+    /// The head so far, or the line so far of a chunk's size or the trailer.
+    line: Vec<u8>,
+    /// Bytes of heads and trailers seen.
+    head_bytes: usize,
+    status: u16,
+    location: Option<String>,
+    body: Vec<u8>,
+}
+
+impl ResponseReader {
+    /// A reader that takes at most `max_body` bytes of body.
+    pub fn new(max_body: usize) -> Self {
+        Self {
+            state: State::Head,
+            max_body,
+            line: Vec::new(),
+            head_bytes: 0,
+            status: 0,
+            location: None,
+            body: Vec::new(),
+        }
+    }
+
+    /// Takes bytes as they came; `Ok(true)` once the response is complete. An error is final.
+    pub fn feed(&mut self, mut bytes: &[u8]) -> Result<bool, HttpError> {
+        while !bytes.is_empty() && !matches!(self.state, State::Done | State::Failed(_)) {
+            match self.step(bytes) {
+                Ok(used) => bytes = &bytes[used..],
+                Err(e) => self.state = State::Failed(e),
+            }
+        }
+        self.outcome()
+    }
+
+    /// The stream has ended; `Ok(true)` when that completes the response, never `Ok(false)`.
+    pub fn eof(&mut self) -> Result<bool, HttpError> {
+        match self.state {
+            State::Done | State::Failed(_) => {}
+            State::UntilEof => self.state = State::Done,
+            _ => self.state = State::Failed(HttpError::Truncated { got: self.body.len() }),
+        }
+        self.outcome()
+    }
+
+    fn outcome(&self) -> Result<bool, HttpError> {
+        match &self.state {
+            State::Failed(e) => Err(e.clone()),
+            s => Ok(*s == State::Done),
+        }
+    }
+
+    /// The status code, 0 before the head is complete.
+    pub fn status(&self) -> u16 {
+        self.status
+    }
+
+    /// The `Location` header, if it is text.
+    pub fn location(&self) -> Option<&str> {
+        self.location.as_deref()
+    }
+
+    /// The body so far.
+    pub fn body(&self) -> &[u8] {
+        &self.body
+    }
+
+    /// Does one state's worth of work on non-empty `bytes`; the number used, at least 1.
+    fn step(&mut self, bytes: &[u8]) -> Result<usize, HttpError> {
+        match self.state {
+            State::Head => self.on_head_bytes(bytes),
+            State::Fixed { left } => {
+                let n = self.take_body(bytes, left)?;
+                self.state = if n == left { State::Done } else { State::Fixed { left: left - n } };
+                Ok(n)
+            }
+            State::UntilEof => self.take_body(bytes, usize::MAX),
+            State::ChunkSize => self.on_line(bytes, CHUNK_LINE, HttpError::Chunk, Self::on_chunk_size),
+            State::ChunkData { left } => {
+                let n = self.take_body(bytes, left)?;
+                self.state = if n == left { State::ChunkEnd } else { State::ChunkData { left: left - n } };
+                Ok(n)
+            }
+            State::ChunkEnd => self.on_line(bytes, 2, HttpError::Chunk, |this, line| {
+                this.state = State::ChunkSize;
+                if line.is_empty() { Ok(()) } else { Err(HttpError::Chunk) }
+            }),
+            State::Trailer => {
+                let room = limits::HTTP_HEAD - self.head_bytes;
+                self.on_line(bytes, room, HttpError::HeadTooLong, |this, line| {
+                    this.head_bytes = (this.head_bytes + line.len() + 2).min(limits::HTTP_HEAD);
+                    if line.is_empty() {
+                        this.state = State::Done;
+                    }
+                    Ok(())
+                })
+            }
+            State::Done | State::Failed(_) => Ok(bytes.len()),
+        }
+    }
+
+    /// Collects head bytes line by line up to the blank one.
+    fn on_head_bytes(&mut self, bytes: &[u8]) -> Result<usize, HttpError> {
+        const START: &[u8] = b"HTTP/1.";
+        let end = bytes.iter().position(|&b| b == b'\n').map_or(bytes.len(), |i| i + 1);
+        let room = limits::HTTP_HEAD - self.head_bytes - self.line.len();
+        let n = end.min(room);
+        self.line.extend_from_slice(&bytes[..n]);
+        let k = self.line.len().min(START.len());
+        if self.line[..k] != START[..k] {
+            return Err(HttpError::NotHttp);
+        }
+        if n < end {
+            return Err(HttpError::HeadTooLong);
+        }
+        if self.line.ends_with(b"\n\r\n") || self.line.ends_with(b"\n\n") {
+            let head = std::mem::take(&mut self.line);
+            self.head_bytes += head.len();
+            self.on_head(&head)?;
+        }
+        Ok(n)
+    }
+
+    /// Gathers one line of at most `max` bytes, its end counted, and hands it on without its end.
+    fn on_line(
+        &mut self,
+        bytes: &[u8],
+        max: usize,
+        too_long: HttpError,
+        then: fn(&mut Self, &[u8]) -> Result<(), HttpError>,
+    ) -> Result<usize, HttpError> {
+        let end = bytes.iter().position(|&b| b == b'\n').map(|i| i + 1);
+        let n = end.unwrap_or(bytes.len());
+        if self.line.len() + n > max {
+            return Err(too_long);
+        }
+        self.line.extend_from_slice(&bytes[..n]);
+        if end.is_some() {
+            let line = std::mem::take(&mut self.line);
+            let line = &line[..line.len() - 1];
+            then(self, line.strip_suffix(b"\r").unwrap_or(line))?;
+        }
+        Ok(n)
+    }
+
+    /// Appends up to `want` bytes to the body.
+    fn take_body(&mut self, bytes: &[u8], want: usize) -> Result<usize, HttpError> {
+        let n = want.min(bytes.len());
+        if n > self.max_body - self.body.len() {
+            // What is allowed is kept, so that the body does not depend on how the bytes were cut.
+            self.body.extend_from_slice(&bytes[..self.max_body - self.body.len()]);
+            return Err(HttpError::BodyTooLong { limit: self.max_body });
+        }
+        self.body.extend_from_slice(&bytes[..n]);
+        Ok(n)
+    }
+
+    fn on_chunk_size(&mut self, line: &[u8]) -> Result<(), HttpError> {
+        let digits = line.split(|&b| b == b';').next().unwrap_or_default().trim_ascii();
+        if digits.is_empty() || digits.len() > 16 || !digits.iter().all(u8::is_ascii_hexdigit) {
+            return Err(HttpError::Chunk);
+        }
+        let text = std::str::from_utf8(digits).map_err(|_| HttpError::Chunk)?;
+        let size = u64::from_str_radix(text, 16).map_err(|_| HttpError::Chunk)?;
+        self.state = match usize::try_from(size) {
+            Ok(0) => State::Trailer,
+            Ok(left) if left <= self.max_body - self.body.len() => State::ChunkData { left },
+            _ => return Err(HttpError::BodyTooLong { limit: self.max_body }),
+        };
+        Ok(())
+    }
+
+    /// A head is complete: decides how the body is delimited (RFC 9112, 6.3).
+    fn on_head(&mut self, head: &[u8]) -> Result<(), HttpError> {
+        let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
+        let mut response = httparse::Response::new(&mut headers);
+        let mut config = httparse::ParserConfig::default();
+        config.allow_spaces_after_header_name_in_responses(true);
+        config.allow_obsolete_multiline_headers_in_responses(true);
+        config.allow_multiple_spaces_in_response_status_delimiters(true);
+        config.ignore_invalid_headers_in_responses(true);
+        match config.parse_response(&mut response, head) {
+            Ok(httparse::Status::Complete(_)) => {}
+            Ok(httparse::Status::Partial) => return Err(HttpError::Head("incomplete")),
+            Err(e) => return Err(HttpError::Head(head_error(e))),
+        }
+        let status = response.code.unwrap_or(0);
+        if (100..200).contains(&status) && status != 101 {
+            return Ok(());
+        }
+        self.status = status;
+        let framing = Framing::read(response.headers)?;
+        self.location = framing.location;
+        let redirect = (300..400).contains(&status) && self.location.is_some();
+        self.state = if redirect || matches!(status, 101 | 204 | 304) {
+            State::Done
+        } else if let (Some(coding), 200..300) = (framing.content_coding, status) {
+            return Err(HttpError::Coding(coding));
+        } else if framing.chunked {
+            State::ChunkSize
+        } else {
+            match framing.length {
+                Some(0) => State::Done,
+                Some(n) => match usize::try_from(n) {
+                    Ok(left) if left <= self.max_body => State::Fixed { left },
+                    _ => return Err(HttpError::BodyTooLong { limit: self.max_body }),
+                },
+                None => State::UntilEof,
+            }
+        };
+        Ok(())
+    }
+}
+
+/// The headers that matter.
+#[derive(Default)]
+struct Framing {
+    length: Option<u64>,
+    chunked: bool,
+    /// A `Content-Encoding` other than `identity`.
+    content_coding: Option<String>,
+    location: Option<String>,
+}
+
+impl Framing {
+    fn read(headers: &[httparse::Header<'_>]) -> Result<Self, HttpError> {
+        let mut f = Self::default();
+        for h in headers {
+            let value = h.value.trim_ascii();
+            let text = || String::from_utf8_lossy(&value[..value.len().min(60)]).into_owned();
+            if h.name.eq_ignore_ascii_case("content-length") {
+                // Some servers send the same number twice; two numbers are an attack.
+                for part in value.split(|&b| b == b',').map(<[u8]>::trim_ascii) {
+                    let digits = !part.is_empty() && part.iter().all(u8::is_ascii_digit);
+                    let n = std::str::from_utf8(part).ok().filter(|_| digits).and_then(|p| p.parse().ok());
+                    match (n, f.length) {
+                        (Some(n), None) => f.length = Some(n),
+                        (Some(n), Some(before)) if n == before => {}
+                        _ => return Err(HttpError::Length(text())),
+                    }
+                }
+            } else if h.name.eq_ignore_ascii_case("transfer-encoding") {
+                for part in value.split(|&b| b == b',').map(<[u8]>::trim_ascii) {
+                    if part.eq_ignore_ascii_case(b"chunked") && !f.chunked {
+                        f.chunked = true;
+                    } else if !part.is_empty() && !part.eq_ignore_ascii_case(b"identity") {
+                        return Err(HttpError::Coding(text()));
+                    }
+                }
+            } else if h.name.eq_ignore_ascii_case("content-encoding") {
+                if !value.is_empty() && !value.eq_ignore_ascii_case(b"identity") {
+                    f.content_coding = Some(text());
+                }
+            } else if h.name.eq_ignore_ascii_case("location") && f.location.is_none() {
+                f.location = std::str::from_utf8(value).ok().map(str::to_owned);
+            }
+        }
+        Ok(f)
+    }
+}
+
+fn head_error(e: httparse::Error) -> &'static str {
+    match e {
+        httparse::Error::HeaderName => "header name",
+        httparse::Error::HeaderValue => "header value",
+        httparse::Error::NewLine => "line end",
+        httparse::Error::Status => "status line",
+        httparse::Error::TooManyHeaders => "too many headers",
+        httparse::Error::Version => "version",
+        httparse::Error::Token => "token",
+    }
+}

@@ -1,0 +1,3 @@
+//! What the programs in `src/bin` share and embed.
+
+pub mod tracker;
