@@ -117,7 +117,7 @@ pub fn wait_for<T>(timeout: Duration, mut check: impl FnMut() -> Option<T>) -> O
 /// returns its path.
 ///
 /// Cargo decides whether there is anything to do, so that one left from an older commit is never used.
-/// A variable in the environment (`BTMIO` for `btmio`, `TRACKER` for `tracker`) names another binary.
+/// A variable in the environment (`BTMIO` for `btmio`) names another binary.
 /// Without cargo, the one beside this program is taken.
 pub fn program(name: &str) -> Result<PathBuf, String> {
     if let Some(path) = std::env::var_os(name.to_uppercase()) {

@@ -102,14 +102,14 @@ fn outside(options: Options) -> Result<(), String> {
         return Ok(());
     }
     // Once, here: inside, several cargos would wait for each other.
-    let programs = [("BTMIO", program("btmio")?), ("TRACKER", program("tracker")?)];
+    let btmio = program("btmio")?;
     let queue = Mutex::new(names.into_iter().collect::<VecDeque<_>>());
     let outcomes = Mutex::new(Vec::new());
     let worker = || {
         loop {
             let Some(name) = queue.lock().expect("no worker panics").pop_front() else { return };
             let begin = Instant::now();
-            let result = one(&name, &options.dir, &programs);
+            let result = one(&name, &options.dir, &btmio);
             let outcome = Outcome { name, took: begin.elapsed(), result };
             println!("{}", line(&outcome));
             if !options.keep {
@@ -143,7 +143,7 @@ fn line(o: &Outcome) -> String {
 }
 
 /// Starts a scenario in its namespaces and waits for it.
-fn one(name: &str, dir: &Path, programs: &[(&str, PathBuf)]) -> Result<String, String> {
+fn one(name: &str, dir: &Path, btmio: &Path) -> Result<String, String> {
     let dir = dir.join(name);
     std::fs::create_dir_all(&dir).map_err(|e| format!("{}: {e}", dir.display()))?;
     let mut c = Command::new("unshare");
@@ -154,7 +154,7 @@ fn one(name: &str, dir: &Path, programs: &[(&str, PathBuf)]) -> Result<String, S
         c.arg("--map-root-user");
     }
     c.arg(std::env::current_exe().map_err(|e| e.to_string())?);
-    c.args(["--inside", name]).arg(format!("--dir={}", dir.display())).envs(programs.iter().map(|(k, v)| (k, v)));
+    c.args(["--inside", name]).arg(format!("--dir={}", dir.display())).env("BTMIO", btmio);
     let mut child = Child::spawn("scenario", &dir, c).map_err(|e| format!("starting {e}"))?;
     let status = child.wait(SCENARIO);
     let errors = std::fs::read_to_string(&child.stderr).unwrap_or_default();

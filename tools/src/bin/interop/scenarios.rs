@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use tools::payload::Payload;
 use tools::process::wait_for;
+use tools::tracker::{Options, Redirect};
 
 /// Longest a transfer may take; the slow ones are rate-limited to about ten seconds.
 const TRANSFER: Duration = Duration::from_secs(100);
@@ -36,14 +37,14 @@ pub(crate) fn run(name: &str, world: &World) -> Result<String, String> {
         }
         "mixed" => world.mixed(),
         "resume" => world.resume(),
-        "tracker-silent" => world.bad_tracker(&["--silent"]),
-        "tracker-garbage" => world.bad_tracker(&["--garbage"]),
-        "tracker-redirect" => world.bad_tracker(&["--redirect=loop"]),
+        "tracker-silent" => world.bad_tracker(Options { silent: true, ..Options::default() }),
+        "tracker-garbage" => world.bad_tracker(Options { garbage: true, ..Options::default() }),
+        "tracker-redirect" => world.bad_tracker(Options { redirect: Some(Redirect::Loop), ..Options::default() }),
         "tracker-self" => world.names_ourselves(),
         _ => {
             let (from, to) = name.split_once("-to-").ok_or(format!("no scenario called {name}"))?;
             let client = |name| Client::from_name(name).ok_or(format!("no client called {name}"));
-            world.transfer(client(from)?, client(to)?, &world.tracker("tracker", &[])?)
+            world.transfer(client(from)?, client(to)?, &world.tracker(Options::default())?)
         }
     }
 }
@@ -53,8 +54,8 @@ impl World {
         self.payload.info_hash()
     }
 
-    fn tracker(&self, name: &str, options: &[&str]) -> Result<Tracker, String> {
-        Tracker::ours(name, &self.dir, &self.hash(), options)
+    fn tracker(&self, options: Options) -> Result<Tracker, String> {
+        Tracker::ours(&self.hash(), options)
     }
 
     /// Writes a `.torrent` with these tracker tiers.
@@ -88,7 +89,7 @@ impl World {
         let late = || Err(format!("{} has not announced itself in {START:?}", job.client.name()));
         match known.unwrap_or_else(late) {
             Ok(()) => Ok(node),
-            Err(e) => Err(format!("{e}\n{}{}", node.child.tail(), tracker.child.tail())),
+            Err(e) => Err(format!("{e}\n{}{}", node.child.tail(), tracker.tail())),
         }
     }
 
@@ -160,14 +161,14 @@ impl World {
         let (mut nodes, mut peers) = (Vec::new(), Vec::new());
         for (third, client) in three.into_iter().enumerate() {
             // A tracker for each: it tells that the client is ready, and nobody of anybody.
-            let tracker = self.tracker(&format!("tracker-{}", client.name()), &[])?;
+            let tracker = self.tracker(Options::default())?;
             let torrent = self.torrent(client.name(), &[&tracker.url])?;
             let job = self.job(3 + third as u8, client, Role::Leech, &torrent)?;
             self.payload.write_some(&job.dir, |piece| piece % 3 == third).map_err(|e| e.to_string())?;
             peers.push(format!("--peer={}:{PORT}", job.ip));
             nodes.push((self.start(&job, &tracker)?, tracker));
         }
-        let tracker = self.tracker("tracker", &[])?;
+        let tracker = self.tracker(Options::default())?;
         let torrent = self.torrent("t", &[&tracker.url])?;
         let mut ours = self.job(2, Client::Btmio, Role::Leech, &torrent)?;
         ours.extra = peers;
@@ -186,7 +187,7 @@ impl World {
     /// Interrupted at half, btmio ends with 7; started again, it fetches only what was missing, by the
     /// seeder's count of what it sent.
     fn resume(&self) -> Result<String, String> {
-        let tracker = self.tracker("tracker", &[])?;
+        let tracker = self.tracker(Options::default())?;
         let torrent = self.torrent("t", &[&tracker.url])?;
         let mut seed = self.job(2, Client::Aria2, Role::Seed, &torrent)?;
         seed.up_limit = 10 << 10;
@@ -223,8 +224,8 @@ impl World {
     }
 
     /// The first tier's tracker is of no use; btmio goes on to the second, and says once what is wrong.
-    fn bad_tracker(&self, fault: &[&str]) -> Result<String, String> {
-        let (bad, good) = (self.tracker("bad", fault)?, self.tracker("good", &[])?);
+    fn bad_tracker(&self, fault: Options) -> Result<String, String> {
+        let (bad, good) = (self.tracker(fault)?, self.tracker(Options::default())?);
         let seed = self.job(2, Client::Libtorrent, Role::Seed, &self.torrent("good", &[&good.url])?)?;
         let mut leech = self.job(3, Client::Btmio, Role::Leech, &self.torrent("t", &[&bad.url, &good.url])?)?;
         leech.extra.push("-e".to_owned());
@@ -241,16 +242,16 @@ impl World {
 
     /// The tracker names btmio as a peer before the real one.
     fn names_ourselves(&self) -> Result<String, String> {
-        let good = self.tracker("good", &[])?;
-        let seed = self.job(2, Client::Libtorrent, Role::Seed, &self.torrent("good", &[&good.url])?)?;
-        let peers = format!("--peers=10.77.0.3:{PORT},{}:{PORT}", seed.ip);
-        let tracker = self.tracker("tracker", &[&peers])?;
-        let mut leech = self.job(3, Client::Btmio, Role::Leech, &self.torrent("t", &[&tracker.url])?)?;
+        let own = format!("10.77.0.3:{PORT}");
+        let peers = vec![own.parse().expect("an address")];
+        let tracker = self.tracker(Options { peers, ..Options::default() })?;
+        let torrent = self.torrent("t", &[&tracker.url])?;
+        let seed = self.job(2, Client::Libtorrent, Role::Seed, &torrent)?;
+        let mut leech = self.job(3, Client::Btmio, Role::Leech, &torrent)?;
         leech.extra.push("-e".to_owned());
-        let seeder = self.start(&seed, &good)?;
+        let seeder = self.start(&seed, &tracker)?;
         let mut leecher = Client::Btmio.start(&leech)?;
         self.arrives(&mut leecher, &leech, &[&seeder])?;
-        let own = format!("10.77.0.3:{PORT}");
         let tries = leecher.events().iter().filter(|e| e["event"] == "peer" && e.to_string().contains(&own)).count();
         match tries {
             0..=2 => Ok("named as its own peer, it completes from the other".to_owned()),

@@ -4,33 +4,43 @@ use crate::http;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tools::process::{Child, program, wait_for};
+use tools::process::{Child, wait_for};
+use tools::tracker::{self, Options};
 
 /// Trackers live on this address, each on a port of its own.
 const IP: &str = "10.77.0.1";
 
 /// A running tracker.
 pub(crate) struct Tracker {
-    pub(crate) child: Child,
+    kind: Kind,
     /// The announce URL.
     pub(crate) url: String,
     /// `%xx` of the one info hash that is asked for.
     hash: String,
 }
 
+enum Kind {
+    /// Ours runs on threads of this process and ends with them.
+    Ours {
+        _tracker: tracker::Tracker,
+        log: Arc<Mutex<Vec<String>>>,
+    },
+    Open(Child),
+}
+
 impl Tracker {
-    /// Starts the `tracker` tool with these options.
-    pub(crate) fn ours(name: &str, dir: &Path, hash: &[u8; 20], options: &[&str]) -> Result<Self, String> {
-        let mut c = Command::new(program("tracker")?);
-        c.arg(format!("--bind={IP}")).args(["--port=0", "--interval=5"]).args(options);
-        let mut child = Child::spawn(name, dir, c).map_err(|e| format!("starting {e}"))?;
-        let url = wait_for(Duration::from_secs(10), || match child.exited() {
-            Some(status) => Some(Err(format!("tracker ended with {status}\n{}", child.tail()))),
-            None => child.output().split_once('\n').map(|(url, _)| Ok(url.trim().to_owned())),
-        });
-        let url = url.unwrap_or(Err("tracker does not say its URL".to_owned()))?;
-        Ok(Self { child, url, hash: percent(hash) })
+    /// Starts our own, misbehaving as the options say.
+    pub(crate) fn ours(hash: &[u8; 20], options: Options) -> Result<Self, String> {
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let lines = Arc::clone(&log);
+        // Long enough that a client that announces once a minute is not forgotten.
+        let options = Options { bind: IP.parse().expect("an address"), interval: 60, ..options };
+        let keep = move |line: &str| lines.lock().unwrap_or_else(PoisonError::into_inner).push(line.to_owned());
+        let tracker = tracker::Tracker::start(options, keep).map_err(|e| format!("tracker: {e}"))?;
+        let url = tracker.announce_url();
+        Ok(Self { kind: Kind::Ours { _tracker: tracker, log }, url, hash: percent(hash) })
     }
 
     /// Starts opentracker. Debian's build serves a white list of info hashes only.
@@ -40,15 +50,26 @@ impl Tracker {
         let mut c = Command::new("opentracker");
         c.args(["-i", IP, "-p", "6969", "-P", "6969", "-w", "whitelist", "-d"]).arg(dir).current_dir(dir);
         let child = Child::spawn("opentracker", dir, c).map_err(|e| format!("starting {e}"))?;
-        let tracker = Self { child, url: format!("http://{IP}:6969/announce"), hash: percent(hash) };
+        let tracker = Self { kind: Kind::Open(child), url: format!("http://{IP}:6969/announce"), hash: percent(hash) };
         let up = wait_for(Duration::from_secs(10), || tracker.counts());
-        up.map(|_| ()).ok_or_else(|| format!("opentracker does not answer\n{}", tracker.child.tail()))?;
+        up.map(|_| ()).ok_or_else(|| format!("opentracker does not answer\n{}", tracker.tail()))?;
         Ok(tracker)
     }
 
     /// `host:port`, as a message about this tracker would name it.
     pub(crate) fn host(&self) -> &str {
         self.url.trim_start_matches("http://").split('/').next().unwrap_or_default()
+    }
+
+    /// The end of its log, for a report of a failure.
+    pub(crate) fn tail(&self) -> String {
+        match &self.kind {
+            Kind::Open(child) => child.tail(),
+            Kind::Ours { log, .. } => {
+                let log = log.lock().unwrap_or_else(PoisonError::into_inner);
+                log[log.len().saturating_sub(8)..].iter().map(|l| format!("    tracker | {l}\n")).collect()
+            }
+        }
     }
 
     /// Seeds and leeches it knows of, by scrape.
