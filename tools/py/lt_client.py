@@ -27,7 +27,13 @@ settings = {
     "out_enc_policy": int(lt.enc_policy.pe_disabled),
     "allow_multiple_connections_per_ip": True,
     "min_reconnect_time": 1,
-    "alert_mask": int(lt.alert.category_t.all_categories),
+    "alert_mask": int(
+        lt.alert.category_t.error_notification
+        | lt.alert.category_t.status_notification
+        | lt.alert.category_t.storage_notification
+        | lt.alert.category_t.tracker_notification
+        | lt.alert.category_t.connect_notification
+    ),
 }
 for pair in sys.argv[7:]:
     name, value = pair.split("=", 1)
@@ -54,8 +60,7 @@ while True:
     session.wait_for_alert(500)
     for alert in session.pop_alerts():
         kind = type(alert).__name__
-        if "piece" not in kind and "block" not in kind and "stats" not in kind:
-            print(kind, alert.message(), flush=True)
+        print(kind, alert.message(), flush=True)
         if kind == "torrent_finished_alert" and not finished:
             finished = True
             handle.flush_cache()

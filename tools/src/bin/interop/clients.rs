@@ -232,7 +232,7 @@ fn aria2(job: &Job) -> Command {
     ]);
     c.args(["--bt-require-crypto=false", "--follow-torrent=mem", "--allow-overwrite=true", "--file-allocation=none"]);
     c.args(["--seed-ratio=0.0", "--enable-rpc=true", "--check-integrity=true", "--bt-hash-check-seed=true"]);
-    c.args(["--bt-tracker-connect-timeout=5", "--console-log-level=notice"]);
+    c.args(["--bt-tracker-connect-timeout=5", "--console-log-level=notice", "--enable-color=false"]);
     c.arg(format!("--interface={}", job.ip)).arg(format!("--rpc-listen-port={}", aria2_rpc(&job.ip)));
     c.arg(format!("--listen-port={PORT}")).arg(format!("--max-overall-upload-limit={}K", job.up_limit));
     c.arg(format!("--dir={}", job.dir.display())).arg(&job.torrent);
