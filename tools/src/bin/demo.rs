@@ -3,7 +3,7 @@
 //! `cargo run --release -p tools --bin demo`. The sample torrent is made on the spot (see
 //! [`tools::payload`]); the download lands in `out/`, everything else in a temporary folder that is gone
 //! at the end, as are the processes. What arrived is compared with the formula it was made from, not
-//! with what btmio says about it. Ends with 0 if all of that held.
+//! with what btmio says about it; then `btmio check` has to agree. Ends with 0 if all of that held.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -72,6 +72,12 @@ fn demo(scratch: &Path, out: &Path) -> Result<(), String> {
     }
     let took = begin.elapsed();
     sample.check(out)?;
+    let mut check = Command::new(&binary);
+    check.args(["-q", "check"]).arg(&torrent).arg(out);
+    let status = check.status().map_err(text)?;
+    if !status.success() {
+        return Err(format!("the files are right, and yet `btmio check` ends with {status}"));
+    }
 
     seeder.signal("INT");
     if seeder.wait(STOP).is_none() {

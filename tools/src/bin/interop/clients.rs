@@ -167,7 +167,7 @@ fn btmio(job: &Job) -> Result<Command, String> {
     c.args(["--json", &format!("--port={PORT}"), &format!("--bind={}", job.ip)]).arg("--dir").arg(&job.dir);
     c.arg(format!("--log={}", job.home.join("log").display())).arg("-v").args(&job.extra);
     match job.role {
-        // By default it stops at a ratio of one, which is exactly one download.
+        // By default it seeds until a ratio of one, which is exactly one download.
         Role::Seed => c.args(["--verify", "--seed-ratio=1000", "--seed-time=60"]),
         Role::Leech => c.arg("--timeout=90s"),
     };
