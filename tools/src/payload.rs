@@ -203,7 +203,7 @@ impl Payload {
             let got = digest(&at).map_err(|e| format!("{}: {e}", at.display()))?;
             let want: [u8; 20] = Sha1::digest(bytes).into();
             if got != (want, bytes.len() as u64) {
-                return Err(format!("{}: {} bytes of the wrong content, wanted {}", at.display(), got.1, bytes.len()));
+                return Err(format!("{}: not the right {} bytes (it has {})", at.display(), bytes.len(), got.1));
             }
         }
         Ok(())

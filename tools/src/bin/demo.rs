@@ -54,7 +54,7 @@ fn demo(scratch: &Path, out: &Path) -> Result<(), String> {
         Child::spawn(name, scratch, c).map_err(|e| format!("starting {e}"))
     };
     // By default btmio stops seeding at a ratio of one, which is this one download.
-    let mut seeder = run("seeder", &seed, &["--verify", "--seed-ratio=1000", "--seed-time=60"])?;
+    let mut seeder = run("seeder", &seed, &["--verify", "--seed-ratio=1000", "--seed-time=5m"])?;
     let announced = wait_for(START, || match seeder.exited() {
         Some(status) => Some(Err(format!("the seeder ended with {status}\n{}", seeder.tail()))),
         None => tracker.peers(&sample.info_hash()).first().map(|addr| Ok(*addr)),

@@ -3,8 +3,8 @@
 //! Each scenario is this program once more, as the first process of a network and process namespace of
 //! its own (`unshare`): addresses 10.77.0.1 to 10.77.0.9 on a loopback device that nothing else is on. So
 //! clients that refuse 127/8 as a peer's address work, ports never clash, nothing reaches a real network,
-//! and when the scenario's process ends the kernel ends everything it started. `unshare` and `ip` are the
-//! only tools that are needed besides the clients; without root, a user namespace is asked for.
+//! and when the scenario's process ends the kernel ends everything it started. `unshare`, `setpriv` and
+//! `ip` are all that is needed besides the clients; without root, a user namespace is asked for.
 //!
 //! Nothing is skipped: a client that is not installed is a scenario that failed.
 //!
@@ -146,8 +146,9 @@ fn line(o: &Outcome) -> String {
 fn one(name: &str, dir: &Path, btmio: &Path) -> Result<String, String> {
     let dir = dir.join(name);
     std::fs::create_dir_all(&dir).map_err(|e| format!("{}: {e}", dir.display()))?;
-    let mut c = Command::new("unshare");
-    c.args(["--net", "--pid", "--fork", "--kill-child", "--mount-proc"]);
+    // If this program is killed, so is `unshare`, and with it all that is in there.
+    let mut c = Command::new("setpriv");
+    c.args(["--pdeathsig=KILL", "unshare", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]);
     // Root's own namespaces if we may, else those of a user namespace in which we are root.
     let root = Command::new("id").arg("-u").output().is_ok_and(|o| o.stdout.trim_ascii() == b"0");
     if !root {

@@ -94,7 +94,7 @@ impl World {
         }
     }
 
-    /// Waits until `node` is done, and checks every file. btmio started with `-e` must also end, with 0.
+    /// Waits until `node` is done, and checks every file. btmio started with `-e` must end first, with 0.
     fn arrives(&self, node: &mut Node, job: &Job, others: &[&Node]) -> Result<(), String> {
         let done = wait_for(TRANSFER, || match node.done() {
             Ok(false) => None,
@@ -102,11 +102,20 @@ impl World {
             Err(e) => Some(Err(e)),
         });
         let mut result = done.unwrap_or_else(|| Err(format!("{} is not done in {TRANSFER:?}", job.client.name())));
+        if result.is_ok() && job.extra.iter().any(|e| e == "-e") {
+            result = match node.child.wait(Duration::from_secs(10)) {
+                Some(status) if status.success() => Ok(()),
+                Some(status) => Err(format!("btmio finished and then ended with {status}")),
+                None => Err("btmio -e does not end".to_owned()),
+            };
+        }
         if result.is_ok() {
             let mut last = String::new();
             // Transmission does not create files of no length.
             let empty = job.client != Client::Transmission;
-            let right = wait_for(SETTLE, || match self.payload.check_some(&job.dir, empty) {
+            // What has ended has nothing left to write.
+            let settle = if node.child.exited().is_some() { Duration::ZERO } else { SETTLE };
+            let right = wait_for(settle, || match self.payload.check_some(&job.dir, empty) {
                 Ok(()) => Some(()),
                 Err(e) => {
                     last = e;
@@ -114,13 +123,6 @@ impl World {
                 }
             });
             result = right.ok_or(last);
-        }
-        if result.is_ok() && job.extra.iter().any(|e| e == "-e") {
-            result = match node.child.wait(Duration::from_secs(10)) {
-                Some(status) if status.success() => Ok(()),
-                Some(status) => Err(format!("btmio finished and then ended with {status}")),
-                None => Err("btmio -e does not end".to_owned()),
-            };
         }
         result.map_err(|e| {
             let tails: String = others.iter().map(|n| n.child.tail()).collect();

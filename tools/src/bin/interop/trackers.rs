@@ -43,11 +43,17 @@ impl Tracker {
         Ok(Self { kind: Kind::Ours { _tracker: tracker, log }, url, hash: percent(hash) })
     }
 
-    /// Starts opentracker. Debian's build serves a white list of info hashes only.
+    /// Starts opentracker. Debian's build serves a white list of info hashes only. It insists on not being
+    /// root, and in a user namespace of one there is nobody else to become: then it gets one in which it is.
     pub(crate) fn open(dir: &Path, hash: &[u8; 20]) -> Result<Self, String> {
         let list: String = hash.iter().map(|b| format!("{b:02x}")).collect();
         fs::write(dir.join("whitelist"), list + "\n").map_err(|e| e.to_string())?;
-        let mut c = Command::new("opentracker");
+        let users = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+        let alone = users.split_whitespace().nth(2) == Some("1");
+        let mut c = Command::new(if alone { "unshare" } else { "opentracker" });
+        if alone {
+            c.args(["--user", "--map-user=1000", "--map-group=1000", "opentracker"]);
+        }
         c.args(["-i", IP, "-p", "6969", "-P", "6969", "-w", "whitelist", "-d"]).arg(dir).current_dir(dir);
         let child = Child::spawn("opentracker", dir, c).map_err(|e| format!("starting {e}"))?;
         let tracker = Self { kind: Kind::Open(child), url: format!("http://{IP}:6969/announce"), hash: percent(hash) };
