@@ -389,6 +389,18 @@ mod tests {
     }
 
     #[test]
+    fn seeding_who_waited_longest_is_next() {
+        let mut rig = Rig::new(&[0; 10]);
+        for (i, p) in rig.peers.iter_mut().enumerate() {
+            p.unchoked_at = Instant::from_secs([500, 400, 300, 600, 700, 200, 800, 350, 900, 450][i]);
+            p.connected_at = Instant::from_secs(100 - i as u64);
+        }
+        rig.round(true, 5);
+        let regular: Vec<_> = rig.unchoked().into_iter().filter(|i| !rig.optimistic().contains(i)).collect();
+        assert_eq!(regular, [1, 2, 5, 7]);
+    }
+
+    #[test]
     fn seeding_who_takes_well_stays_and_who_takes_nothing_goes() {
         let mut rig = Rig::new(&[0; 4]);
         rig.round(true, 2);
@@ -403,6 +415,18 @@ mod tests {
         (0..60).for_each(|_| drop(rig.round(true, 2)));
         assert_eq!(rig.unchoked(), [0, 1], "while nobody waits, nobody goes");
         assert!(rig.peers.iter().all(|p| p.unchoked_at == Instant::from_secs(1010)));
+    }
+
+    #[test]
+    fn seeding_the_fastest_takers_keep_the_regular_slots() {
+        let mut rig = Rig::new(&[0; 6]);
+        rig.round(true, 5);
+        let order = [3000, 9000, 5000, 8000, 2000, 0];
+        (0..6).for_each(|i| rig.peers[i].rate = order[i]);
+        (0..3).for_each(|_| drop(rig.round(true, 5)));
+        rig.round(true, 2);
+        let regular: Vec<_> = rig.unchoked().into_iter().filter(|i| !rig.optimistic().contains(i)).collect();
+        assert_eq!(regular, [1]);
     }
 
     #[test]

@@ -132,6 +132,11 @@ fn one_connection_gets_the_blocks_of_a_piece_in_order() {
     let j = second[1].piece.get();
     assert_eq!(second, [b(i, 3), b(j, 0), b(j, 1)], "the piece it works on, then a new one");
     assert_eq!(rig.pick(ask(conn(2), &seed, 2)), [b(j, 2), b(j, 3)], "begun before new");
+    // Its own piece before one that is nearer to its end.
+    let own = rig.pick(ask(conn(3), &seed, 1))[0].piece.get();
+    let other = (0..100).find(|&k| k != i && k != j && k != own).unwrap();
+    (0..3).for_each(|block| assert!(!rig.picker.mark_block_have(p(other), block)));
+    assert_eq!(rig.pick(ask(conn(3), &seed, 4)), [b(own, 1), b(own, 2), b(own, 3), b(other, 3)]);
 }
 
 #[test]
