@@ -33,6 +33,7 @@ const START: [u32; 5] = [0x6745_2301, 0xEFCD_AB89, 0x98BA_DCFE, 0x1032_5476, 0xC
 #[derive(Clone)]
 enum Inner {
     /// For the interleaved code: chaining value, bytes so far, and what does not fill 64 bytes yet.
+    #[cfg_attr(not(any(target_arch = "x86_64", target_arch = "aarch64")), allow(dead_code))]
     Own { h: [u32; 5], len: u64, rest: [u8; 64] },
     /// For processors without SHA instructions.
     Portable(sha1::Sha1),

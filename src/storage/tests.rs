@@ -841,3 +841,41 @@ fn agrees_with_a_model() {
         assert!(rig.recheck_all().iter().all(|ok| *ok), "seed {seed}");
     }
 }
+
+#[test]
+fn a_closed_torrent_reports_nothing_more() {
+    let (tmp, layout) = (TempDir::new(), layout(65_536, &[("f", 131_072)]));
+    let mut rig = Rig::new(Disk::new(config(Lane::Gather)), &layout, tmp.path());
+    rig.receive_piece(0);
+    rig.hash(0);
+    while rig.s.work(MIB) {}
+    rig.receive_piece(1);
+    rig.hash(1);
+    rig.s.recheck(T, p(0), [0; 20]);
+    rig.s.close(T).unwrap();
+    assert_eq!(rig.settle(), [], "a result and two jobs of a torrent that is gone");
+    rig.open(tmp.path());
+    assert_eq!(rig.recheck_all(), [true, true], "bytes that had landed were written");
+    rig.receive_piece(0);
+    rig.hash(0);
+    rig.s.forget(T, p(0));
+    assert_eq!((rig.settle(), rig.s.dirty()), (vec![], 0));
+}
+
+#[test]
+fn looking_makes_no_folder_and_executables_are_made_so() {
+    let tmp = TempDir::new();
+    let file =
+        |path: &str, offset, executable| LayoutFile { path: path.into(), offset, len: 100, pad: false, executable };
+    let layout = Arc::new(Layout::new(16_384, vec![file("plain", 0, false), file("run", 100, true)]));
+    let dir = tmp.path().join("d");
+    let mut rig = Rig::new(Disk::new(config(Lane::Gather)), &layout, &dir);
+    assert_eq!(rig.recheck_all(), [false]);
+    assert_eq!(rig.s.file_stat(T, FileIndex::new(0)), None);
+    assert!(!dir.exists());
+    rig.receive_piece(0);
+    rig.hash(0);
+    assert_eq!(rig.good(), [0]);
+    let owner_may_run = |name: &str| fs::metadata(dir.join(name)).unwrap().mode() & 0o100 != 0;
+    assert!(owner_may_run("run") && !owner_may_run("plain"));
+}
