@@ -55,7 +55,8 @@ fn openat(dir: BorrowedFd<'_>, name: &OsStr, flags: libc::c_int, mode: u32) -> i
     }
 }
 
-/// Opens `path`, which must be relative and plain (no `..`, no empty component), below `dir` without following any link.
+/// Opens `path`, which must be relative and plain (no `..`, no empty component), below `dir` without following any
+/// link.
 pub(super) fn open_beneath(dir: BorrowedFd<'_>, path: &str, flags: libc::c_int, mode: u32) -> io::Result<OwnedFd> {
     let _ = components(path)?;
     let flags = flags | libc::O_NOFOLLOW | libc::O_NOCTTY;
