@@ -90,7 +90,8 @@ impl Disk {
         Ok(if self.files.mappable(t, span.file, true)?.is_some() { Way::Window } else { Way::Extent })
     }
 
-    /// The extent that holds byte `at` of a piece. Made if there is none: `None` then means that the plan holds all the room.
+    /// The extent that holds byte `at` of a piece. Made if there is none: `None` then means that the plan holds all
+    /// the room.
     fn extent(
         &mut self,
         t: TorrentKey,
@@ -203,8 +204,8 @@ impl Disk {
         self.files.remove(t)
     }
 
-    /// The window that holds byte `at` of a file: slot, generation, and the offset of that byte in it and what follows it there.
-    /// `None` where there is no mapping to be had.
+    /// The window that holds byte `at` of a file: slot, generation, and the offset of that byte in it and what
+    /// follows it there. `None` where there is no mapping to be had.
     fn window(
         &mut self,
         t: TorrentKey,
@@ -243,7 +244,8 @@ impl Disk {
         Ok(Some(Window::At { slot: found.0, generation: found.1, from: (at - start) as u32, left: left as u32 }))
     }
 
-    /// Adds windows for a stretch of a file to a plan. Returns the bytes covered, and `None` where there are no windows for it.
+    /// Adds windows for a stretch of a file to a plan. Returns the bytes covered, and `None` where there are no
+    /// windows for it.
     fn add_windows(
         &mut self,
         t: TorrentKey,

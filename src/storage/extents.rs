@@ -10,8 +10,9 @@
 //!
 //! What it does not do: read, write or hash. Who makes an extent fills its pads; who empties one writes it out first.
 //!
-//! Invariants ([`Pool::invariants`]): the bytes of all buffers, free ones included, are `held`; `held` exceeds the limit only
-//! by buffers made with `beyond`; the index and the live slots agree; valid ranges are sorted, apart, and within the extent.
+//! Invariants ([`Pool::invariants`]): the bytes of all buffers, free ones included, are `held`; `held` exceeds the
+//! limit only by buffers made with `beyond`; the index and the live slots agree; valid ranges are sorted, apart, and
+//! within the extent.
 //!
 //! Freed buffers are kept and reused last-in first-out, because those are still in the processor's cache
 //! and their pages exist.

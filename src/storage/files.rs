@@ -2,13 +2,13 @@
 //!
 //! Offsets here are on the torrent's line of bytes (see [`Layout`]); this module cuts them into files. Pad files
 //! (BEP 47) read as zeros and swallow writes. A file is opened when it is first needed, below the download
-//! folder and without following links, and must be a plain file. The least recently used descriptor is closed when too
-//! many are open. Before a file's first byte is written, its space is taken.
+//! folder and without following links, and must be a plain file. The least recently used descriptor is closed when
+//! too many are open. Before a file's first byte is written, its space is taken.
 //!
 //! What it does not do: buffer, hash, map, or truncate a file that is longer than it should be.
 //!
-//! Invariants: at most `limit` descriptors are held; the download folder is made at most once per [`Files::open`], so that a volume
-//! that has gone away is not silently replaced by an empty folder.
+//! Invariants: at most `limit` descriptors are held; the download folder is made at most once per [`Files::open`],
+//! so that a volume that has gone away is not silently replaced by an empty folder.
 
 use super::sys::{self, FsKind};
 use super::{Allocate, Backend, DiskError, DiskErrorKind, FileStat};
@@ -409,7 +409,13 @@ impl Files {
                         s.dirty = false;
                     }
                 }
-                Err(e) => first = first.and(Err(e)),
+                Err(e) => {
+                    first = first.and(Err(e));
+                    let slot = self.state(t, file).map_or(0, |s| s.slot) as usize;
+                    if slot > 0 {
+                        self.close_slot(slot - 1);
+                    }
+                }
             }
         }
         first

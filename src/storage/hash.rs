@@ -6,13 +6,14 @@
 //!   recheck()-> Recheck  at rest, behind all of the above
 //! ```
 //!
-//! As many jobs as there are lanes advance together, a slice at a time: from the extent while its bytes are there (and still in
-//! the processor's cache), else through `pread`. With fewer jobs than lanes, and bytes still landing, a job waits a
-//! few turns for company: see `patient`.
+//! As many jobs as there are lanes advance together, a slice at a time: from the extent while its bytes are there
+//! (and still in the processor's cache), else through `pread`. With fewer jobs than lanes, and bytes still landing,
+//! a job waits a few turns for company: see `patient`.
 //!
 //! What it does not do: know which pieces are complete, or what their hashes should be.
 //!
-//! Invariants: a piece has at most one job in the queue of downloads; a prefix never covers bytes that have not landed.
+//! Invariants: a piece has at most one job in the queue of downloads; a prefix never covers bytes that have not
+//! landed.
 
 use super::disk::Disk;
 use super::extents::{ExtentKey, Pool};
@@ -307,7 +308,7 @@ impl Disk {
                 Err(e) => result = Err(e),
             }
         }
-        if downloaded {
+        if downloaded || ok {
             self.drop_extents(torrent, piece);
         }
         self.hasher.done.push_back(match result {

@@ -87,9 +87,10 @@ impl<'a> IoVecs<'a> {
     /// # Safety
     ///
     /// `at..at + len` must be one allocation or one mapping that stays in place for `'a`, that
-    /// nobody else in this process reads or writes through references during `'a`, and that may be
-    /// written unless [`Self::push_slice`] was or will be called on this list. With `mapped` false it
-    /// must be ordinary memory, which user code can touch without a signal.
+    /// nobody else in this process reads or writes through references during `'a`. With `mapped` false it
+    /// must be ordinary memory, which user code can touch without a signal, and which may be written
+    /// unless `push_slice` marks this list as shared. With `mapped` true it may be a read-only mapping: only
+    /// the kernel touches it, and answers `EFAULT`.
     pub(super) unsafe fn push_raw(&mut self, at: *mut u8, len: usize, mapped: bool) -> bool {
         if len == 0 {
             return true;

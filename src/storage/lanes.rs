@@ -10,7 +10,8 @@
 //!   message c  |64|64|64|..                  the next one
 //! ```
 //!
-//! [`Sha1`] is the state of one message, to be fed in pieces of any length; [`Lanes`] advances one or several of them.
+//! [`Sha1`] is the state of one message, to be fed in pieces of any length; [`Lanes`] advances one or several of
+//! them.
 //!
 //! What it does not do: SHA-256, threads, reading files.
 //!
@@ -18,7 +19,8 @@
 //!
 //! - The functions with target features run only when [`Lanes::new`] has seen the processor
 //!   announce these features; `Lanes` cannot be made otherwise.
-//! - They read `blocks * 64` bytes from each pointer; the one caller takes pointers from slices of at least that length.
+//! - They read `blocks * 64` bytes from each pointer; the one caller takes pointers from slices of at least that
+//!   length.
 //!
 //! See FIPS 180-4.
 #![allow(unsafe_code)]
@@ -33,6 +35,7 @@ const START: [u32; 5] = [0x6745_2301, 0xEFCD_AB89, 0x98BA_DCFE, 0x1032_5476, 0xC
 #[derive(Clone)]
 enum Inner {
     /// For the interleaved code: chaining value, bytes so far, and what does not fill 64 bytes yet.
+    #[cfg_attr(not(any(target_arch = "x86_64", target_arch = "aarch64")), allow(dead_code))]
     Own { h: [u32; 5], len: u64, rest: [u8; 64] },
     /// For processors without SHA instructions.
     Portable(sha1::Sha1),
@@ -170,7 +173,8 @@ impl Lanes {
 }
 
 impl Sha1 {
-    /// Completes what an earlier feed left over; returns what is still to be hashed. A portable state takes everything.
+    /// Completes what an earlier feed left over; returns what is still to be hashed. A portable state takes
+    /// everything.
     fn fill_rest<'d>(&mut self, data: &'d [u8]) -> &'d [u8] {
         match &mut self.0 {
             Inner::Portable(state) => {
@@ -259,11 +263,13 @@ unsafe fn compress<const N: usize>(states: &mut [[u32; 5]; N], data: [*const u8;
             macro_rules! rounds {
                 ($($i:literal)*) => {$(
                     for l in 0..N {
-                        let sum = if $i == 0 { _mm_add_epi32(e[l], w[0][l]) } else { _mm_sha1nexte_epu32(e[l], w[$i % 4][l]) };
+                        let words = w[$i % 4][l];
+                        let sum = if $i == 0 { _mm_add_epi32(e[l], words) } else { _mm_sha1nexte_epu32(e[l], words) };
                         e[l] = a[l];
                         a[l] = _mm_sha1rnds4_epu32::<{ $i / 5 }>(a[l], sum);
                         if $i < 16 {
-                            let x = _mm_xor_si128(_mm_sha1msg1_epu32(w[$i % 4][l], w[($i + 1) % 4][l]), w[($i + 2) % 4][l]);
+                            let x = _mm_sha1msg1_epu32(words, w[($i + 1) % 4][l]);
+                            let x = _mm_xor_si128(x, w[($i + 2) % 4][l]);
                             w[$i % 4][l] = _mm_sha1msg2_epu32(x, w[($i + 3) % 4][l]);
                         }
                     }

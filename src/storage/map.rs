@@ -16,8 +16,8 @@
 //!
 //! # Contract of the unsafe code
 //!
-//! A window is unmapped only through `&mut Windows`. [`WindowLender`] borrows the windows exclusively for as long as the list
-//! it adds to lives, so a mapping outlives every address of it. No reference into a mapping is ever made.
+//! A window is unmapped only through `&mut Windows`. [`WindowLender`] borrows the windows exclusively for as long as
+//! the list it adds to lives, so a mapping outlives every address of it. No reference into a mapping is ever made.
 #![allow(unsafe_code)]
 
 use super::iov::IoVecs;
@@ -80,8 +80,8 @@ impl Windows {
         })
     }
 
-    /// Maps a window of a file that is `file_len` bytes long and open for what is asked. Windows for which `keep` is true stay. `Ok(None)` when
-    /// those leave no room.
+    /// Maps a window of a file that is `file_len` bytes long and open for what is asked. Windows for which `keep` is
+    /// true stay. `Ok(None)` when those leave no room.
     pub(super) fn make(
         &mut self,
         key: WindowKey,
@@ -112,7 +112,8 @@ impl Windows {
             options.map_raw(handle)?
         } else {
             let map = options.map_raw_read_only(handle)?;
-            // Peers ask for blocks here and there; read-ahead would fetch what nobody wants. A hint: errors mean nothing.
+            // Peers ask for blocks here and there; read-ahead would fetch what nobody wants. A hint: errors mean
+            // nothing.
             let _ = map.advise(Advice::Random);
             map
         };
@@ -177,9 +178,9 @@ impl<'a> WindowLender<'a> {
         if *now != generation || from > w.map.len() || len > w.map.len() - from {
             return false;
         }
-        // SAFETY: the range lies in the mapping (just checked), which stays mapped for 'a because the windows are borrowed
-        // exclusively for 'a. It is marked as mapped. Nobody makes references into it. A read-only mapping cannot be
-        // written even so: the kernel answers EFAULT.
+        // SAFETY: the range lies in the mapping (just checked), which stays mapped for 'a because the windows are
+        // borrowed exclusively for 'a. It is marked as mapped. Nobody makes references into it. A read-only mapping
+        // cannot be written even so: the kernel answers EFAULT.
         unsafe { io.push_raw(w.map.as_mut_ptr().add(from), len, true) }
     }
 }

@@ -1,8 +1,8 @@
 //! Torrents in memory: [`Memory`], for tests and the simulator.
 //!
-//! It answers as [`Disk`](super::Disk) does, and keeps every piece that was touched in a buffer of its own. A piece that
-//! was never touched reads as zeros and is not there for `recheck`. Nothing is ever written, so nothing can fail except by
-//! order: [`Memory::fail`] makes the next write to a piece or the verification of it fail.
+//! It answers as [`Disk`](super::Disk) does, and keeps every piece that was touched in a buffer of its own. A piece
+//! that was never touched reads as zeros and is not there for `recheck`. Nothing is ever written, so nothing can
+//! fail except by order: [`Memory::fail`] makes the next write to a piece or the verification of it fail.
 //!
 //! What it does not do: limit itself. Give it small torrents.
 
@@ -70,7 +70,8 @@ impl Memory {
         self.fail.take().map_or(Ok(()), |kind| Err(DiskError::new(kind, "memory", "write")))
     }
 
-    /// The buffer of a piece, made of zeros when there is none, and how much of `max` bytes from `begin` on lies in it.
+    /// The buffer of a piece, made of zeros when there is none, and how much of `max` bytes from `begin` on lies in
+    /// it.
     fn touch(&mut self, t: TorrentKey, piece: PieceIndex, begin: u32, max: u32) -> Result<(usize, u32), DiskError> {
         let size = self.layouts.get(&t).map_or(0, |l| l.piece_size(piece));
         let left = size.saturating_sub(begin);

@@ -89,7 +89,8 @@ pub enum Lane {
     /// What measures best: gather.
     #[default]
     Auto,
-    /// Straight into a window of the mapped file.
+    /// Straight into a window of the mapped file, where its space has been taken and it can be mapped; elsewhere as
+    /// gather.
     Direct,
     /// Into extent buffers, each written once.
     Gather,
@@ -176,10 +177,11 @@ pub enum Done {
         /// buffered of it has been dropped.
         ok: bool,
         /// SHA-1 of each 16 KiB of the piece, to find out who sent which bad block: given when it was
-        /// asked for, and for every piece that came out bad after [`Storage::hash`].
+        /// asked for, and for every piece that came out bad after [`Storage::hash`] with all its bytes there.
         blocks: Option<Vec<[u8; 20]>>,
     },
-    /// A piece could not be read or written. What was buffered of it has been dropped.
+    /// A piece could not be read or written. What was buffered of it has been dropped, so what had landed of it
+    /// counts as missing. It can be an unfinished piece, written early to make room.
     Failed {
         /// The torrent.
         torrent: TorrentKey,
@@ -211,8 +213,8 @@ pub trait Storage {
     /// still need with what the volume has.
     fn prepare(&mut self, t: TorrentKey, wanted: &dyn Fn(FileIndex) -> bool) -> Result<(), DiskError>;
 
-    /// Takes the space of a whole file at once, if so configured and the volume can. [`Self::place`] and [`Self::write`]
-    /// do this before a file's first byte. What was taken is given back when it is not enough.
+    /// Takes the space of a whole file at once, if so configured and the volume can. [`Self::place`] and
+    /// [`Self::write`] do this before a file's first byte. What was taken is given back when it is not enough.
     fn allocate(&mut self, t: TorrentKey, file: FileIndex) -> Result<(), DiskError>;
 
     /// Adds to the plan where `block[at..at + max]` rests, for receiving. Returns how many of these bytes
@@ -242,7 +244,8 @@ pub trait Storage {
     /// Queues a complete piece for verification. `want_blocks` asks for the hashes of its blocks in any case.
     fn hash(&mut self, t: TorrentKey, piece: PieceIndex, expected: [u8; 20], want_blocks: bool);
 
-    /// Queues a piece at rest for verification (start, user's check). Missing and short files make it bad, not failed.
+    /// Queues a piece at rest for verification (start, user's check). Missing and short files make it bad, not
+    /// failed.
     fn recheck(&mut self, t: TorrentKey, piece: PieceIndex, expected: [u8; 20]);
 
     /// The next result.
@@ -251,7 +254,8 @@ pub trait Storage {
     /// Hashes and writes about `budget` bytes of what is queued. True when there is more to do.
     fn work(&mut self, budget: usize) -> bool;
 
-    /// Adds to the plan `block[at..at + max]` for sending. The piece must have been verified. Returns how many bytes are covered.
+    /// Adds to the plan `block[at..at + max]` for sending. The piece must have been verified. Returns how many bytes
+    /// are covered.
     fn lend(&mut self, t: TorrentKey, block: Block, at: u32, max: u32, out: &mut PlaceList) -> Result<u32, DiskError>;
 
     /// Tells that a block will be lent soon, so that the disk can start on it.
@@ -260,7 +264,8 @@ pub trait Storage {
     /// Writes out the valid ranges of unfinished pieces and empties their buffers.
     fn flush(&mut self, t: TorrentKey) -> Result<(), DiskError>;
 
-    /// Waits until everything written of the torrent is on the device.
+    /// Waits until everything written of the torrent is on the device. After an error, nothing written since the last
+    /// success may be believed: a second call can well succeed without the bytes being there.
     fn sync(&mut self, t: TorrentKey) -> Result<(), DiskError>;
 
     /// What the file system says about a file; `None` when it is not there or not a plain file.

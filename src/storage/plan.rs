@@ -1,7 +1,7 @@
 //! A plan for one vectored read or write: where the next bytes of a stream rest, by name.
 //!
-//! The pump builds it part by part: the rest of a block ([`Storage::place`](super::Storage::place)), room for the next
-//! message header ([`PlaceList::push_slot`]), the next block, and so on; or for sending, a header
+//! The pump builds it part by part: the rest of a block ([`Storage::place`](super::Storage::place)), room for the
+//! next message header ([`PlaceList::push_slot`]), the next block, and so on; or for sending, a header
 //! ([`PlaceList::push_bytes`]) and a block ([`Storage::lend`](super::Storage::lend)). Then
 //! [`Storage::regions`](super::Storage::regions) turns the whole into addresses for one system call.
 //!

@@ -55,7 +55,8 @@ fn openat(dir: BorrowedFd<'_>, name: &OsStr, flags: libc::c_int, mode: u32) -> i
     }
 }
 
-/// Opens `path`, which must be relative and plain (no `..`, no empty component), below `dir` without following any link.
+/// Opens `path`, which must be relative and plain (no `..`, no empty component), below `dir` without following any
+/// link.
 pub(super) fn open_beneath(dir: BorrowedFd<'_>, path: &str, flags: libc::c_int, mode: u32) -> io::Result<OwnedFd> {
     let _ = components(path)?;
     let flags = flags | libc::O_NOFOLLOW | libc::O_NOCTTY;
@@ -247,8 +248,11 @@ mod tests {
         std::fs::write(tmp.path().join("secret"), b"s").unwrap();
         symlink("../secret", tmp.path().join("sub/link")).unwrap();
         symlink("..", tmp.path().join("sub/up")).unwrap();
+        // A link that stays inside is a link all the same.
+        std::fs::create_dir(tmp.path().join("sub/real")).unwrap();
+        symlink("real", tmp.path().join("sub/alias")).unwrap();
         let dir = open_dir(&tmp.path().join("sub")).unwrap();
-        for path in ["../secret", "link", "up/secret", "/etc/passwd", "a//b", "./a", ""] {
+        for path in ["../secret", "link", "up/secret", "alias/x", "/etc/passwd", "a//b", "./a", ""] {
             for r in both(dir.as_fd(), path, WRITE) {
                 assert!(r.is_err(), "{path:?} was opened");
             }
