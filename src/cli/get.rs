@@ -193,7 +193,7 @@ fn config(opts: &Get) -> LoopConfig {
     LoopConfig {
         session,
         storage: StorageConfig { backend: opts.storage, lane: opts.lane, ..StorageConfig::default() },
-        port: opts.port.clone(),
+        port: opts.port,
         bind: opts.bind.clone(),
         state_dir: state_dir(),
     }

@@ -343,9 +343,13 @@ impl Torrent {
 
     fn on_bitfield(&mut self, cx: &mut Cx<'_>, conn: ConnKey, have: Bitfield) -> Verdict {
         let Some(peer) = cx.peer(conn) else { return Ok(()) };
-        if std::mem::replace(&mut peer.have_known, true) {
+        // A second `bitfield` is against BEP 3, but aria2 sends one when it has gained many pieces at
+        // once. It costs no more than it weighs; have-all and have-none would.
+        let again = std::mem::replace(&mut peer.have_known, true);
+        if again && (have.is_all() || have.is_none()) {
             return Err(breach("a second account of its pieces"));
         }
+        self.picker.on_peer_gone(&peer.have);
         self.picker.on_peer_bitfield(&have);
         peer.have = have;
         let (seed, tag) = (peer.is_seed(), peer.tag);
