@@ -26,6 +26,7 @@ use super::json::{self, Line};
 use super::signals::{self, Source, Wish};
 use super::{Failure, escape, exit, load, progress, state_dir, term};
 use crate::config::Config;
+use crate::error::Error;
 use crate::id::{InfoHash, TorrentKey};
 use crate::metainfo::Metainfo;
 use crate::net::{Loop, LoopConfig};
@@ -109,7 +110,7 @@ struct Run<'a> {
 pub(super) fn get(opts: &Get, common: &Common) -> Result<u8, Failure> {
     let (metas, mut code) = load_all(opts, common)?;
     let peers = resolve(&opts.peers)?;
-    let mut lp = Loop::new(config(opts)).map_err(|e| Failure::new(exit::NETWORK, e.to_string()))?;
+    let mut lp = Loop::new(config(opts)).map_err(|e| Failure::new(code_of(&e), escape(&e.to_string())))?;
     let signals =
         Source::new(&mut lp).map_err(|e| Failure::new(exit::ERROR, format!("cannot watch for signals: {e}")))?;
     let start = lp.now();
@@ -199,6 +200,15 @@ fn config(opts: &Get) -> LoopConfig {
     }
 }
 
+fn code_of(e: &Error) -> u8 {
+    match e {
+        Error::Listen { .. } => exit::NETWORK,
+        Error::File { .. } => exit::FILE_IO,
+        Error::Metainfo(_) | Error::V2Only => exit::BAD_TORRENT,
+        _ => exit::ERROR,
+    }
+}
+
 /// One priority a file from `--select`; empty without it.
 fn priorities(opts: &Get, meta: &Metainfo) -> Result<Vec<Priority>, Failure> {
     let Some(selection) = &opts.select else { return Ok(Vec::new()) };
@@ -229,7 +239,7 @@ impl Run<'_> {
                 seed_time: self.opts.seed_time,
                 ..Add::new(meta, self.opts.dir.clone())
             })
-            .map_err(|e| Failure::new(exit::ERROR, format!("{}: {e}", escape(&name))))?;
+            .map_err(|e| Failure::new(code_of(&e), format!("{name}: {e}")))?;
         if self.json {
             let line = self.line("added", Some(info_hash)).with("name", name.as_str()).with("size", size);
             let line = line.with("files", files).with("port", self.lp.port());
@@ -386,7 +396,8 @@ impl Run<'_> {
                 job.phase = Phase::Failed(exit::TIMED_OUT);
                 let text = format!("no progress for {} seconds", timeout.as_secs_f64());
                 let (key, hash, failure) = (job.key, job.info_hash, Failure::new(exit::TIMED_OUT, text));
-                self.lp.pause(key);
+                // It can only be gone already, which is as good.
+                let _ = self.lp.pause(key);
                 self.fail(Some(hash), &failure);
             }
         }
