@@ -1,5 +1,7 @@
 //! What the wire protocol costs per byte and per message, as it would arrive from a socket.
 
+#![allow(missing_docs, reason = "criterion_group makes a public function without any")]
+
 use btmio::config::limits;
 use btmio::id::{Block, PieceIndex};
 use btmio::wire::{Decoder, Event, Message, Want, encode, parse_frame, piece_header};

@@ -97,10 +97,9 @@ impl Bitfield {
         if bytes.len() != wanted {
             return Err(BitfieldError::WrongLength { wanted, got: bytes.len() });
         }
-        if let Some(&got) = bytes.last()
-            && got & !last_byte_mask(len) != 0
-        {
-            return Err(BitfieldError::SpareBits { pieces: len, got });
+        let last = bytes.last().copied().unwrap_or(0);
+        if last & !last_byte_mask(len) != 0 {
+            return Err(BitfieldError::SpareBits { pieces: len, got: last });
         }
         let count = bytes.iter().map(|b| b.count_ones()).sum();
         Ok(match count {

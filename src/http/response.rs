@@ -385,9 +385,19 @@ mod tests {
         (b"HTTP/1.1 200 OK\r\ncontent-length: 5, 5\r\nCONTENT-LENGTH:5\r\n\r\nhelloHTTP/1.1 500", 200, b"hello"),
         (b"HTTP/1.0 200\r\n\r\nhello\r\n", 200, b"hello\r\n"),
         (b"HTTP/1.1 200 OK\nX: y\n\nhello", 200, b"hello"),
-        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Length: 9\r\n\r\n3;a=b\r\nhel\r\n02 \r\nlo\r\n0\r\n\r\n!", 200, b"hello"),
+        (
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Length: 9\r\n\r\n\
+            3;a=b\r\nhel\r\n02 \r\nlo\r\n0\r\n\r\n!",
+            200,
+            b"hello",
+        ),
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: identity, Chunked\r\n\r\n5\nhello\n0\nT: x\n\n", 200, b"hello"),
-        (b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Hints\r\nLink: x\r\n\r\nHTTP/1.1 404 No\r\n\r\ngone", 404, b"gone"),
+        (
+            b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Hints\r\nLink: x\r\n\r\n\
+            HTTP/1.1 404 No\r\n\r\ngone",
+            404,
+            b"gone",
+        ),
         (b"HTTP/1.1 204 No\r\nContent-Length: 5\r\n\r\nhello", 204, b""),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\nhello", 200, b""),
         (b"HTTP/1.1 200 OK\r\nContent-Encoding: identity\r\nbad header line\r\n\r\nhello", 200, b"hello"),

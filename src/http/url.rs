@@ -340,6 +340,7 @@ mod tests {
             assert_eq!((u.host.as_str(), u.port, u.target.as_str()), (host, port, target), "{text}");
         }
         assert_eq!(url("http://[::1]:80/").to_string(), "http://[::1]/");
+        assert_eq!(url("http://@h/").userinfo, None);
     }
 
     #[test]

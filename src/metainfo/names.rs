@@ -319,6 +319,19 @@ mod tests {
     }
 
     #[test]
+    fn numbered_names_do_not_meet() {
+        // Cut and numbered, the first becomes what the second becomes when it is only numbered.
+        let start = "a".repeat(214);
+        let first = format!("{start} (1).{}", "b".repeat(36));
+        let second = format!("{start}.{} (1)", "b".repeat(24));
+        let got = unique(&[&first, &first, &second, &second]);
+        let mut sorted = got.clone();
+        sorted.sort();
+        sorted.dedup();
+        assert_eq!(sorted.len(), 4, "{got:?}");
+    }
+
+    #[test]
     fn many_equal_paths_and_many_that_are_cut_alike_do_not_search_again() {
         let mut files: Vec<File> = Vec::new();
         let mut add = |path: String| files.push(File { path, len: 1, pad: false, executable: false });

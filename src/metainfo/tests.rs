@@ -344,6 +344,10 @@ fn a_hybrid_whose_sides_differ_is_refused() {
     assert!(matches!(hybrid(files, "d0:d6:lengthi1eee"), Err(Error::Kind { wanted: "a name", .. })));
     assert_eq!(hybrid(files, "de"), Err(Error::Hybrid { file: 0 }));
     assert_eq!(hybrid(files, "d1:ad0:d6:lengthi1eeee"), Err(Error::Missing { key: "pieces root" }));
+    let short = "d1:ad0:d6:lengthi1e11:pieces root1:reee";
+    assert!(matches!(hybrid(files, short), Err(Error::Kind { key: "pieces root", .. })));
+    let link = format!("d1:Ld0:d4:attr1:l6:lengthi0eee{}", &tree("a", 5)[1..]);
+    assert!(hybrid(files, &link).is_ok(), "links are compared as little as pad files");
 }
 
 #[test]
@@ -358,6 +362,8 @@ fn version_2_has_files() {
     assert_eq!(paths(&read(&format!("d1:m{file}e")).expect("one")), [("n/m", 0)]);
     assert_eq!(paths(&read(&format!("d1:nd1:n{file}ee")).expect("one")), [("n/n/n", 0)]);
     assert_eq!(paths(&read(&format!("d1:m{file}1:n{file}e")).expect("two")), [("n/m", 0), ("n/n", 0)]);
+    let link = format!("d1:md0:d4:attr1:l6:lengthi0eee1:n{file}e");
+    assert_eq!(paths(&read(&link).expect("a link and a file")), [("n/n", 0)]);
     let large = format!("d1:nd0:d6:lengthi{}e11:pieces root32:{}eee", 1u64 << 40, "r".repeat(32));
     assert_eq!(read(&large), Err(Error::TooMany { what: "pieces", limit: limits::PIECES.into() }));
 }

@@ -126,7 +126,7 @@ impl Loop {
         let poll = Poll::new()?;
         let mut listeners = Listeners::open(config.port, &config.bind)?;
         listeners.register(poll.registry(), LISTEN_FIRST)?;
-        let mut session = Session::new(config.session, seed, Instant::ZERO);
+        let mut session = Session::new(config.session, seed);
         session.set_port(listeners.port());
         let word = u64::from_le_bytes(seed[..8].try_into().expect("eight bytes"));
         let resolver = DnsResolver::new(poll.registry().try_clone()?, DNS_FIRST, DNS_COUNT, word.rotate_left(17))?;

@@ -87,7 +87,7 @@ use cx;
 impl Session {
     /// A session without torrents. `seed` decides every choice it makes, its peer id among them:
     /// take it from the operating system, or from a simulator's seed.
-    pub fn new(config: Config, seed: [u8; 32], now: Instant) -> Self {
+    pub fn new(config: Config, seed: [u8; 32]) -> Self {
         let word = |i: usize| u64::from_le_bytes(seed[i..i + 8].try_into().expect("eight bytes"));
         let mut id = [0; 20];
         id[..8].copy_from_slice(PEER_ID_PREFIX);

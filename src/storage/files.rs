@@ -1,1 +1,492 @@
-//! (being written)
+//! The torrents' files: opened late and safely, a few at a time, read and written by offset.
+//!
+//! Offsets here are on the torrent's line of bytes (see [`Layout`]); this module cuts them into files. Pad files
+//! (BEP 47) read as zeros and swallow writes. A file is opened when it is first needed, below the download
+//! folder and without following links, and must be a plain file. The least recently used descriptor is closed when too
+//! many are open. Before a file's first byte is written, its space is taken.
+//!
+//! What it does not do: buffer, hash, map, or truncate a file that is longer than it should be.
+//!
+//! Invariants: at most `limit` descriptors are held; the download folder is made at most once per [`Files::open`], so that a volume
+//! that has gone away is not silently replaced by an empty folder.
+
+use super::sys::{self, FsKind};
+use super::{Allocate, Backend, DiskError, DiskErrorKind, FileStat};
+use crate::id::{FileIndex, TorrentKey};
+use crate::torrent::layout::{Layout, LayoutFile};
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Files below this are not mapped: what a window costs is more than it saves (40 blocks).
+const MAP_MIN: u64 = 640 << 10;
+/// Files below this take their space with their first write, which is most of them anyway.
+const ALLOCATE_MIN: u64 = 256 << 10;
+
+#[derive(Clone, Copy, Default, Debug)]
+struct FileState {
+    /// Where its descriptor is, plus 1; 0 when it is not open.
+    slot: u32,
+    /// Space was taken, or cannot be.
+    allocated: bool,
+    /// Space could not be taken: a mapped write could fail unseen.
+    sparse: bool,
+    /// Written since the last sync.
+    dirty: bool,
+    /// It cannot be mapped.
+    no_map: bool,
+}
+
+#[derive(Debug)]
+pub(super) struct Torrent {
+    key: TorrentKey,
+    pub(super) layout: Arc<Layout>,
+    dir: PathBuf,
+    dir_made: bool,
+    files: Box<[FileState]>,
+}
+
+#[derive(Debug)]
+struct Open {
+    t: TorrentKey,
+    file: FileIndex,
+    handle: File,
+    write: bool,
+    kind: FsKind,
+    used: u64,
+}
+
+/// See the module's head.
+#[derive(Debug)]
+pub(super) struct Files {
+    torrents: Vec<Option<Torrent>>,
+    open: Vec<Option<Open>>,
+    limit: usize,
+    count: u64,
+    backend: Backend,
+    allocate: Allocate,
+}
+
+/// What a read of a piece's bytes came to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum ReadEnd {
+    /// All bytes are there.
+    Whole,
+    /// A file is missing or ends early.
+    Short(DiskErrorKind, FileIndex),
+}
+
+impl Files {
+    pub(super) fn new(limit: usize, backend: Backend, allocate: Allocate) -> Self {
+        Self { torrents: Vec::new(), open: Vec::new(), limit: limit.max(1), count: 0, backend, allocate }
+    }
+
+    pub(super) fn add(&mut self, t: TorrentKey, layout: Arc<Layout>, dir: PathBuf) {
+        if self.torrents.len() <= t.index() {
+            self.torrents.resize_with(t.index() + 1, || None);
+        }
+        let files = vec![FileState::default(); layout.files().len()].into_boxed_slice();
+        self.torrents[t.index()] = Some(Torrent { key: t, layout, dir, dir_made: false, files });
+    }
+
+    pub(super) fn get(&self, t: TorrentKey) -> Option<&Torrent> {
+        self.torrents.get(t.index())?.as_ref().filter(|x| x.key == t)
+    }
+
+    /// The same, where a torrent that is not open is the caller's bug.
+    pub(super) fn expect(&self, t: TorrentKey) -> Result<&Torrent, DiskError> {
+        let found = self.get(t);
+        debug_assert!(found.is_some(), "{t:?} is not open");
+        found.ok_or_else(|| DiskError::new(DiskErrorKind::Other, "", "find torrent"))
+    }
+
+    fn state(&mut self, t: TorrentKey, file: FileIndex) -> Option<&mut FileState> {
+        self.torrents.get_mut(t.index())?.as_mut().filter(|x| x.key == t)?.files.get_mut(file.idx())
+    }
+
+    /// Closes descriptors and forgets the torrent.
+    pub(super) fn remove(&mut self, t: TorrentKey) -> Option<Torrent> {
+        for o in &mut self.open {
+            if o.as_ref().is_some_and(|o| o.t == t) {
+                *o = None;
+            }
+        }
+        self.torrents.get_mut(t.index())?.take_if(|x| x.key == t)
+    }
+
+    /// A file's path for messages.
+    pub(super) fn path(&self, t: TorrentKey, file: FileIndex) -> PathBuf {
+        self.get(t).map_or_else(PathBuf::new, |x| x.path(file))
+    }
+
+    fn error(&self, e: &io::Error, t: TorrentKey, file: FileIndex, op: &'static str) -> DiskError {
+        DiskError::io(e, self.path(t, file), op)
+    }
+
+    fn close_slot(&mut self, slot: usize) {
+        if let Some(o) = self.open[slot].take() {
+            if let Some(s) = self.state(o.t, o.file) {
+                s.slot = 0;
+            }
+        }
+    }
+
+    /// Closes the descriptors that have not been used the longest until at most `most` are open.
+    fn close_down_to(&mut self, most: usize) {
+        loop {
+            let live = self.open.iter().enumerate().filter_map(|(i, o)| Some((i, o.as_ref()?.used)));
+            let (n, oldest) = live.fold((0, None), |(n, old): (usize, Option<(usize, u64)>), o| {
+                (n + 1, if old.is_some_and(|old| old.1 <= o.1) { old } else { Some(o) })
+            });
+            match oldest {
+                Some((slot, _)) if n > most => self.close_slot(slot),
+                _ => return,
+            }
+        }
+    }
+
+    /// Where the file's descriptor is, opened when need be. For writing it is made when it is missing.
+    fn slot(&mut self, t: TorrentKey, file: FileIndex, write: bool) -> Result<usize, DiskError> {
+        self.count += 1;
+        let count = self.count;
+        let at = self.state(t, file).map_or(0, |s| s.slot) as usize;
+        if at > 0 {
+            if let Some(o) = self.open[at - 1].as_mut().filter(|o| o.write || !write) {
+                o.used = count;
+                return Ok(at - 1);
+            }
+            self.close_slot(at - 1);
+        }
+        let handle = match self.open_file(t, file, write) {
+            Err(e) if e.kind == DiskErrorKind::TooManyFiles => {
+                self.close_down_to(self.open.len() / 2);
+                self.open_file(t, file, write)
+            }
+            r => r,
+        }?;
+        self.close_down_to(self.limit - 1);
+        let kind = sys::fs_kind(&handle);
+        let open = Some(Open { t, file, handle, write, kind, used: count });
+        let slot = match self.open.iter().position(Option::is_none) {
+            Some(slot) => slot,
+            None => {
+                self.open.push(None);
+                self.open.len() - 1
+            }
+        };
+        self.open[slot] = open;
+        if let Some(s) = self.state(t, file) {
+            s.slot = slot as u32 + 1;
+        }
+        Ok(slot)
+    }
+
+    fn open_file(&mut self, t: TorrentKey, file: FileIndex, write: bool) -> Result<File, DiskError> {
+        let dir = self.dir(t, write)?;
+        let torrent = self.expect(t)?;
+        let Some(f) = torrent.layout.files().get(file.idx()) else {
+            return Err(DiskError::new(DiskErrorKind::Other, &torrent.dir, "find file"));
+        };
+        let flags = libc::O_NONBLOCK | if write { libc::O_RDWR | libc::O_CREAT } else { libc::O_RDONLY };
+        let mode = if f.executable { 0o777 } else { 0o666 };
+        let mut r = sys::open_beneath(dir.as_fd(), &f.path, flags, mode);
+        if write && r.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::NotFound) {
+            r = sys::make_parents(dir.as_fd(), &f.path)
+                .and_then(|()| sys::open_beneath(dir.as_fd(), &f.path, flags, mode));
+        }
+        let handle = File::from(r.map_err(|e| self.error(&e, t, file, "open"))?);
+        match handle.metadata() {
+            Ok(m) if m.is_file() => Ok(handle),
+            Ok(_) => Err(DiskError::new(DiskErrorKind::NotAFile, self.path(t, file), "open")),
+            Err(e) => Err(self.error(&e, t, file, "stat")),
+        }
+    }
+
+    /// The download folder. For writing it is made when it is missing, but not a second time.
+    fn dir(&mut self, t: TorrentKey, write: bool) -> Result<OwnedFd, DiskError> {
+        self.expect(t)?;
+        let Some(Some(torrent)) = self.torrents.get_mut(t.index()) else {
+            return Err(DiskError::new(DiskErrorKind::Other, "", "find torrent"));
+        };
+        let mut r = sys::open_dir(&torrent.dir);
+        if write && !torrent.dir_made && r.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::NotFound) {
+            std::fs::create_dir_all(&torrent.dir).map_err(|e| DiskError::io(&e, &torrent.dir, "make folder"))?;
+            r = sys::open_dir(&torrent.dir);
+        }
+        torrent.dir_made |= r.is_ok();
+        r.map_err(|e| DiskError::io(&e, &torrent.dir, "open folder"))
+    }
+
+    fn handle(&self, slot: usize) -> &File {
+        // A slot number comes from `slot()`, with nothing in between that closes files.
+        &self.open[slot].as_ref().expect("a slot that was just looked up is open").handle
+    }
+
+    /// The open file for a mapping, and its state: `None` where it had better not be mapped.
+    pub(super) fn mappable(&mut self, t: TorrentKey, file: FileIndex, write: bool) -> Result<Option<&File>, DiskError> {
+        let len = self.expect(t)?.layout.files().get(file.idx()).map_or(0, |f| f.len);
+        let small = len < MAP_MIN || cfg!(target_pointer_width = "32");
+        match self.backend {
+            Backend::Io => return Ok(None),
+            Backend::Auto if small => return Ok(None),
+            _ => {}
+        }
+        if self.state(t, file).is_none_or(|s| s.no_map) {
+            return Ok(None);
+        }
+        if write {
+            self.allocate(t, file)?;
+            if self.state(t, file).is_none_or(|s| s.sparse) {
+                return Ok(None);
+            }
+        }
+        let slot = self.slot(t, file, write)?;
+        let kind = self.open[slot].as_ref().map_or(FsKind::NoMap, |o| o.kind);
+        if self.backend == Backend::Auto && kind != FsKind::Plain {
+            self.never_map(t, file);
+            return Ok(None);
+        }
+        Ok(Some(self.handle(slot)))
+    }
+
+    /// Remembers that a file cannot be mapped.
+    pub(super) fn never_map(&mut self, t: TorrentKey, file: FileIndex) {
+        if let Some(s) = self.state(t, file) {
+            s.no_map = true;
+        }
+    }
+
+    /// Marks a file as written through a mapping.
+    pub(super) fn mark_dirty(&mut self, t: TorrentKey, file: FileIndex) {
+        if let Some(s) = self.state(t, file) {
+            s.dirty = true;
+        }
+    }
+
+    /// Takes a file's space, once. See [`super::Storage::allocate`].
+    pub(super) fn allocate(&mut self, t: TorrentKey, file: FileIndex) -> Result<(), DiskError> {
+        let Some(f) = self.expect(t)?.layout.files().get(file.idx()) else { return Ok(()) };
+        let (len, pad) = (f.len, f.pad);
+        if pad || self.state(t, file).is_none_or(|s| s.allocated) {
+            return Ok(());
+        }
+        let mut sparse = true;
+        if self.allocate == Allocate::Full && len >= ALLOCATE_MIN {
+            let slot = self.slot(t, file, true)?;
+            let open = self.open[slot].as_ref().expect("a slot that was just looked up is open");
+            let before = open.handle.metadata().map_err(|e| self.error(&e, t, file, "stat"))?;
+            if before.len() >= len && before.blocks().saturating_mul(512) >= len {
+                sparse = false;
+            } else if open.kind != FsKind::Ram {
+                match sys::fallocate(&open.handle, 0, len) {
+                    Ok(taken) => sparse = !taken,
+                    Err(e) => {
+                        // ext4 keeps what it got until the file is cut back.
+                        let _ = open.handle.set_len(before.len());
+                        return Err(self.error(&e, t, file, "take space"));
+                    }
+                }
+            }
+        }
+        if let Some(s) = self.state(t, file) {
+            s.allocated = true;
+            s.sparse = sparse;
+        }
+        Ok(())
+    }
+
+    /// Writes bytes at an offset of the torrent, over as many files as they touch.
+    pub(super) fn write_at(&mut self, t: TorrentKey, offset: u64, data: &[u8]) -> Result<(), DiskError> {
+        let layout = Arc::clone(&self.expect(t)?.layout);
+        let mut rest = data;
+        for span in layout.spans(offset, data.len() as u64) {
+            let (now, later) = rest.split_at(span.len as usize);
+            rest = later;
+            if span.pad {
+                continue;
+            }
+            self.allocate(t, span.file)?;
+            let slot = self.slot(t, span.file, true)?;
+            // write_all_at goes on after a short write, and takes a write of nothing as an error.
+            self.handle(slot).write_all_at(now, span.at).map_err(|e| self.error(&e, t, span.file, "write"))?;
+            self.mark_dirty(t, span.file);
+        }
+        Ok(())
+    }
+
+    /// Reads bytes at an offset of the torrent. Pads are zeros. Stops at the first byte that is not there.
+    pub(super) fn read_at(&mut self, t: TorrentKey, offset: u64, buf: &mut [u8]) -> Result<ReadEnd, DiskError> {
+        let layout = Arc::clone(&self.expect(t)?.layout);
+        let mut rest = buf;
+        for span in layout.spans(offset, rest.len() as u64) {
+            let (now, later) = rest.split_at_mut(span.len as usize);
+            rest = later;
+            if span.pad {
+                now.fill(0);
+                continue;
+            }
+            let slot = match self.slot(t, span.file, false) {
+                Ok(slot) => slot,
+                Err(e) if e.kind == DiskErrorKind::Missing => return Ok(ReadEnd::Short(e.kind, span.file)),
+                Err(e) => return Err(e),
+            };
+            match self.handle(slot).read_exact_at(now, span.at) {
+                Ok(()) => {}
+                Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => {
+                    return Ok(ReadEnd::Short(DiskErrorKind::Truncated, span.file));
+                }
+                Err(e) => return Err(self.error(&e, t, span.file, "read")),
+            }
+        }
+        Ok(ReadEnd::Whole)
+    }
+
+    /// Has the kernel read ahead. A hint, so errors are left for the read itself.
+    pub(super) fn will_need(&mut self, t: TorrentKey, offset: u64, len: u64) {
+        let Some(layout) = self.get(t).map(|x| Arc::clone(&x.layout)) else { return };
+        for span in layout.spans(offset, len).filter(|s| !s.pad) {
+            if let Ok(slot) = self.slot(t, span.file, false) {
+                sys::will_need(self.handle(slot), span.at, span.len);
+            }
+        }
+    }
+
+    /// See [`super::Storage::prepare`].
+    pub(super) fn prepare(&mut self, t: TorrentKey, wanted: &dyn Fn(FileIndex) -> bool) -> Result<(), DiskError> {
+        let layout = Arc::clone(&self.expect(t)?.layout);
+        let dir = self.dir(t, true)?;
+        let chosen = || (0u32..).map(FileIndex::new).zip(layout.files()).filter(|(i, f)| !f.pad && wanted(*i));
+        let mut parent = "";
+        for (i, f) in chosen() {
+            let (folder, _) = f.path.rsplit_once('/').unwrap_or(("", ""));
+            if folder != parent {
+                parent = folder;
+                sys::make_parents(dir.as_fd(), &f.path).map_err(|e| self.error(&e, t, i, "make folder"))?;
+            }
+            if f.len == 0 {
+                self.open_file(t, i, true)?;
+            }
+        }
+        let Some(free) = sys::free_space(dir.as_fd()) else { return Ok(()) };
+        let mut need: u64 = chosen().map(|(_, f)| f.len).sum();
+        if need > free {
+            // What is on disk already needs no more space.
+            need = 0;
+            for (_, f) in chosen() {
+                need += f.len.saturating_sub(on_disk(dir.as_fd(), f));
+            }
+        }
+        if need > free {
+            let dir = &self.expect(t)?.dir;
+            return Err(DiskError {
+                source_errno: libc::ENOSPC,
+                ..DiskError::new(DiskErrorKind::Full, dir, "find space")
+            });
+        }
+        Ok(())
+    }
+
+    /// Waits until everything written is on the device.
+    pub(super) fn sync(&mut self, t: TorrentKey) -> Result<(), DiskError> {
+        let n = self.expect(t)?.files.len();
+        let mut first = Ok(());
+        for file in (0..n as u32).map(FileIndex::new) {
+            if !self.state(t, file).is_some_and(|s| s.dirty) {
+                continue;
+            }
+            // A file whose descriptor was closed meanwhile is opened anew: the kernel tells a new descriptor of an
+            // error that nobody has been told yet.
+            let r = self
+                .slot(t, file, false)
+                .and_then(|slot| self.handle(slot).sync_data().map_err(|e| self.error(&e, t, file, "sync")));
+            match r {
+                Ok(()) => {
+                    if let Some(s) = self.state(t, file) {
+                        s.dirty = false;
+                    }
+                }
+                Err(e) => first = first.and(Err(e)),
+            }
+        }
+        first
+    }
+
+    pub(super) fn stat(&mut self, t: TorrentKey, file: FileIndex) -> Option<FileStat> {
+        let dir = self.dir(t, false).ok()?;
+        let f = self.get(t)?.layout.files().get(file.idx())?;
+        let handle = File::from(sys::open_beneath(dir.as_fd(), &f.path, libc::O_RDONLY | libc::O_NONBLOCK, 0).ok()?);
+        let m = handle.metadata().ok().filter(std::fs::Metadata::is_file)?;
+        let mtime_nsec = u32::try_from(m.mtime_nsec()).unwrap_or(0);
+        Some(FileStat { len: m.len(), mtime: m.mtime(), mtime_nsec, inode: m.ino() })
+    }
+
+    /// A file's length on disk, while it is open.
+    pub(super) fn len(&mut self, t: TorrentKey, file: FileIndex) -> Result<u64, DiskError> {
+        let slot = self.slot(t, file, false)?;
+        self.handle(slot).metadata().map(|m| m.len()).map_err(|e| self.error(&e, t, file, "stat"))
+    }
+
+    /// Why a system call on bytes of a mapping of this file was an `EFAULT`. Only plain calls name the cause.
+    pub(super) fn probe(&mut self, t: TorrentKey, file: FileIndex, at: u64, write: bool) -> Option<DiskError> {
+        let slot = match self.slot(t, file, write) {
+            Ok(slot) => slot,
+            Err(e) => return Some(e),
+        };
+        let handle = self.handle(slot);
+        let mut byte = [0];
+        let r = handle.read_exact_at(&mut byte, at).map_err(|e| (e, "read"));
+        let r = r.and_then(|()| if write { handle.write_all_at(&byte, at).map_err(|e| (e, "write")) } else { Ok(()) });
+        r.err().map(|(e, op)| self.error(&e, t, file, op))
+    }
+
+    /// Descriptors held.
+    #[cfg(test)]
+    pub(super) fn open_count(&self) -> usize {
+        self.open.iter().flatten().count()
+    }
+}
+
+fn on_disk(dir: std::os::fd::BorrowedFd<'_>, f: &LayoutFile) -> u64 {
+    let open = sys::open_beneath(dir, &f.path, libc::O_RDONLY | libc::O_NONBLOCK, 0);
+    open.ok().and_then(|fd| File::from(fd).metadata().ok()).map_or(0, |m| m.blocks().saturating_mul(512))
+}
+
+impl Torrent {
+    pub(super) fn path(&self, file: FileIndex) -> PathBuf {
+        self.layout.files().get(file.idx()).map_or_else(|| self.dir.clone(), |f| self.dir.join(&f.path))
+    }
+
+    /// Deletes the files, and the folders that are empty then.
+    pub(super) fn remove_files(&self) -> Result<(), DiskError> {
+        let dir = match sys::open_dir(&self.dir) {
+            Ok(dir) => dir,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(e) => return Err(DiskError::io(&e, &self.dir, "open folder")),
+        };
+        let mut first = Ok(());
+        let mut folders = BTreeSet::new();
+        for f in self.layout.files().iter().filter(|f| !f.pad) {
+            match sys::remove_beneath(dir.as_fd(), &f.path, false) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound && first.is_ok() => {
+                    first = Err(DiskError::io(&e, self.dir.join(&f.path), "remove"));
+                }
+                _ => {}
+            }
+            let parents = Path::new(&f.path).ancestors().skip(1).filter_map(Path::to_str).filter(|p| !p.is_empty());
+            for p in parents {
+                if !folders.insert(p) {
+                    break; // and so are those above it
+                }
+            }
+        }
+        // Deeper ones sort behind those they are in. Folders that hold anything else stay.
+        for p in folders.iter().rev() {
+            let _ = sys::remove_beneath(dir.as_fd(), p, true);
+        }
+        first
+    }
+}

@@ -227,6 +227,28 @@ impl<'a> IoVecs<'a> {
     }
 }
 
+/// Addresses of ranges of several buffers at once, for as long as all of them are borrowed.
+pub(super) struct HeapLender<'a> {
+    bufs: &'a mut [Vec<u8>],
+}
+
+impl<'a> HeapLender<'a> {
+    pub(super) fn new(bufs: &'a mut [Vec<u8>]) -> Self {
+        Self { bufs }
+    }
+
+    /// Adds a range of buffer `i` to a list; false when there is no such range or the list is full.
+    pub(super) fn push(&mut self, io: &mut IoVecs<'a>, i: usize, from: usize, len: usize) -> bool {
+        let Some(buf) = self.bufs.get_mut(i) else { return false };
+        if from > buf.len() || len > buf.len() - from {
+            return false;
+        }
+        // SAFETY: the range lies in the buffer (just checked). All buffers are borrowed exclusively for 'a,
+        // so none of them moves or is touched through references; as_mut_ptr makes no reference to the bytes.
+        unsafe { io.push_raw(buf.as_mut_ptr().add(from), len, false) }
+    }
+}
+
 fn count(n: isize) -> io::Result<usize> {
     usize::try_from(n).map_err(|_| io::Error::last_os_error())
 }

@@ -57,6 +57,8 @@ mod map;
 mod memory;
 mod plan;
 mod sys;
+#[cfg(test)]
+mod tests;
 
 pub use disk::Disk;
 pub use error::{DiskError, DiskErrorKind};

@@ -21,7 +21,7 @@ use super::iov::{IoVecs, MAX_REGIONS};
 pub const MAX_PARTS: usize = MAX_REGIONS - 4;
 
 /// Bytes a plan holds itself: slots, headers and what was read for sending.
-pub const MAX_OWN: usize = 1 << 20;
+pub(super) const MAX_OWN: usize = 1 << 20;
 
 /// Where one part's bytes rest.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

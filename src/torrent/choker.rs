@@ -219,3 +219,242 @@ fn draw(now: Instant, peers: &[Candidate], given: &mut [Slot], mut left: usize, 
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rng::seeded;
+
+    /// A torrent whose choker is run every round, as the caller would.
+    struct Rig {
+        choker: Choker,
+        now: Instant,
+        peers: Vec<Candidate>,
+        rng: Rng,
+    }
+
+    impl Rig {
+        fn new(rates: &[u64]) -> Self {
+            let now = Instant::from_secs(1000);
+            let peer = |(i, &rate): (usize, &u64)| Candidate {
+                conn: ConnKey::new(i as u32, 1),
+                interested: true,
+                unchoked: false,
+                snubbed: false,
+                rate,
+                connected_at: Instant::from_secs(10),
+                unchoked_at: Instant::ZERO,
+                optimistic: false,
+                uploaded_since_unchoke: 0,
+                upload_only: false,
+            };
+            let peers = rates.iter().enumerate().map(peer).collect();
+            Self { choker: Choker::new(now), now, peers, rng: seeded(3) }
+        }
+
+        /// One round at the choker's time; the changes, carried out.
+        fn round(&mut self, seeding: bool, slots: usize) -> Vec<Decision> {
+            self.now = self.choker.next();
+            let mut seen = self.peers.clone();
+            self.rng.shuffle(&mut seen);
+            let changes = self.choker.rechoke(self.now, seeding, slots, &mut seen, &mut self.rng);
+            for d in &changes {
+                let peer = self.peers.iter_mut().find(|p| p.conn == d.conn).unwrap();
+                assert!(peer.unchoked != d.unchoke || peer.optimistic != d.optimistic, "{d:?} changes nothing");
+                if d.unchoke && !peer.unchoked {
+                    (peer.unchoked_at, peer.uploaded_since_unchoke) = (self.now, 0);
+                }
+                (peer.unchoked, peer.optimistic) = (d.unchoke, d.optimistic);
+            }
+            let unchoked = self.peers.iter().filter(|p| p.unchoked);
+            assert!(unchoked.clone().count() <= slots, "no more than the slots");
+            assert!(unchoked.clone().all(wants), "nobody who does not want it");
+            changes
+        }
+
+        fn unchoked(&self) -> Vec<usize> {
+            self.peers.iter().filter(|p| p.unchoked).map(|p| p.conn.index()).collect()
+        }
+
+        fn optimistic(&self) -> Vec<usize> {
+            self.peers.iter().filter(|p| p.unchoked && p.optimistic).map(|p| p.conn.index()).collect()
+        }
+    }
+
+    #[test]
+    fn leeching_those_who_give_most_have_the_regular_slots() {
+        let mut rig = Rig::new(&[10, 50, 20, 0, 40, 30, 0, 0]);
+        rig.peers[1].interested = false;
+        rig.peers[4].upload_only = true;
+        rig.round(false, 4);
+        assert_eq!(rig.now, Instant::from_secs(1010), "the first round, ten seconds in");
+        assert_eq!(rig.choker.next(), Instant::from_secs(1020));
+        let unchoked = rig.unchoked();
+        assert!([0, 2, 5].iter().all(|i| unchoked.contains(i)) && unchoked.len() == 4, "{unchoked:?}");
+        assert_eq!(rig.optimistic().len(), 1);
+        assert!(rig.round(false, 4).is_empty(), "nothing changed, nothing is changed");
+        rig.peers[1].interested = true;
+        let changes = rig.round(false, 4);
+        assert!(changes.contains(&Decision { conn: ConnKey::new(1, 1), unchoke: true, optimistic: false }));
+        assert!(changes.contains(&Decision { conn: ConnKey::new(0, 1), unchoke: false, optimistic: false }));
+        assert_eq!(changes.len(), 2, "{changes:?}");
+    }
+
+    #[test]
+    fn the_optimistic_slot_goes_round_every_thirty_seconds() {
+        let mut rig = Rig::new(&[90, 80, 70, 0, 0, 0, 0, 0]);
+        rig.round(false, 4);
+        let mut turns = Vec::new();
+        for _ in 0..200 {
+            let who = rig.optimistic();
+            assert_eq!(who.len(), 1);
+            turns.push(who[0]);
+            for _ in 0..2 {
+                assert!(rig.round(false, 4).is_empty(), "its thirty seconds");
+            }
+            assert_eq!(rig.round(false, 4).len(), 2, "then one is choked and one unchoked");
+        }
+        assert!((3..8).all(|i| turns.iter().filter(|&&t| t == i).count() > 20), "everyone had some: {turns:?}");
+        // Alone with those who have regular slots, it may stay.
+        rig.peers.truncate(4);
+        (0..8).for_each(|_| drop(rig.round(false, 4)));
+        assert_eq!(rig.unchoked(), [0, 1, 2, 3]);
+        assert!(rig.round(false, 4).is_empty());
+    }
+
+    #[test]
+    fn who_was_just_met_has_three_lots() {
+        let mut won = 0;
+        for seed in 0..600 {
+            let mut rig = Rig::new(&[90, 0, 0, 0, 0]);
+            rig.rng = seeded(seed);
+            rig.peers[2].connected_at = Instant::from_secs(951);
+            rig.peers[3].connected_at = Instant::from_secs(950);
+            rig.round(false, 2);
+            won += usize::from(rig.optimistic() == [2]);
+        }
+        assert!((255..345).contains(&won), "{won} of 600, half of six lots");
+    }
+
+    #[test]
+    fn snubbed_and_useless_peers_make_room_for_optimistic_slots() {
+        let mut rig = Rig::new(&[90, 80, 70, 60, 0, 0, 0, 0]);
+        rig.round(false, 5);
+        assert_eq!(rig.optimistic().len(), 1);
+        for i in 0..3 {
+            rig.peers[i].snubbed = true;
+        }
+        rig.now = rig.choker.next();
+        rig.round(false, 5);
+        assert_eq!((rig.unchoked().len(), rig.optimistic().len()), (5, 4));
+        assert!(rig.unchoked().contains(&3));
+        let mut rig = Rig::new(&[0; 9]);
+        rig.round(false, 4);
+        assert_eq!(rig.optimistic().len(), 4, "nobody earned anything yet");
+    }
+
+    #[test]
+    fn an_optimistic_peer_that_gives_is_made_regular() {
+        let mut rig = Rig::new(&[90, 80, 0, 0]);
+        rig.round(false, 3);
+        let new = rig.optimistic()[0];
+        rig.peers[new].rate = 85;
+        let changes = rig.round(false, 3);
+        assert!(changes.contains(&Decision { conn: rig.peers[new].conn, unchoke: true, optimistic: false }));
+        assert!(rig.unchoked().contains(&0) && rig.unchoked().contains(&new) && rig.optimistic() != [new]);
+    }
+
+    #[test]
+    fn seeding_a_turn_ends_with_its_quota_after_a_minute() {
+        let mut rig = Rig::new(&[0; 6]);
+        rig.choker.set_quota(1_000_000);
+        rig.round(true, 2);
+        let begun = rig.now;
+        let regular = |rig: &Rig| (0..6).find(|&i| rig.peers[i].unchoked && !rig.peers[i].optimistic).unwrap();
+        let first = regular(&rig);
+        (rig.peers[first].rate, rig.peers[first].uploaded_since_unchoke) = (500_000, 5_000_000);
+        while regular(&rig) == first {
+            rig.round(true, 2);
+        }
+        assert_eq!(rig.now - begun, Duration::from_secs(60));
+        assert!(!rig.peers[first].unchoked && rig.peers[first].unchoked_at == begun);
+        rig.peers[first].rate = 0;
+        // Everybody has had a turn before the first has another.
+        let mut had = std::collections::BTreeSet::from([first]);
+        while had.len() < 6 {
+            rig.round(true, 2);
+            let newly = rig.peers.iter().filter(|p| p.unchoked_at == rig.now).map(|p| p.conn.index());
+            newly.for_each(|i| assert!(had.insert(i) || had.len() >= 5, "{i} again, after {had:?}"));
+        }
+    }
+
+    #[test]
+    fn seeding_who_waited_longest_is_next() {
+        let mut rig = Rig::new(&[0; 10]);
+        for (i, p) in rig.peers.iter_mut().enumerate() {
+            p.unchoked_at = Instant::from_secs([500, 400, 300, 600, 700, 200, 800, 350, 900, 450][i]);
+            p.connected_at = Instant::from_secs(100 - i as u64);
+        }
+        rig.round(true, 5);
+        let regular: Vec<_> = rig.unchoked().into_iter().filter(|i| !rig.optimistic().contains(i)).collect();
+        assert_eq!(regular, [1, 2, 5, 7]);
+    }
+
+    #[test]
+    fn seeding_who_takes_well_stays_and_who_takes_nothing_goes() {
+        let mut rig = Rig::new(&[0; 4]);
+        rig.round(true, 2);
+        let begun = rig.now;
+        let stays = (0..4).find(|&i| rig.peers[i].unchoked && !rig.peers[i].optimistic).unwrap();
+        rig.peers[stays].rate = 20_000;
+        while rig.peers[stays].unchoked {
+            rig.round(true, 2);
+        }
+        assert_eq!(rig.now - begun, LONGEST_TURN, "below its quota, but others wait");
+        let mut rig = Rig::new(&[20_000, 20_000]);
+        (0..60).for_each(|_| drop(rig.round(true, 2)));
+        assert_eq!(rig.unchoked(), [0, 1], "while nobody waits, nobody goes");
+        assert!(rig.peers.iter().all(|p| p.unchoked_at == Instant::from_secs(1010)));
+    }
+
+    #[test]
+    fn seeding_the_fastest_takers_keep_the_regular_slots() {
+        let mut rig = Rig::new(&[0; 6]);
+        rig.round(true, 5);
+        let order = [3000, 9000, 5000, 8000, 2000, 0];
+        (0..6).for_each(|i| rig.peers[i].rate = order[i]);
+        (0..3).for_each(|_| drop(rig.round(true, 5)));
+        rig.round(true, 2);
+        let regular: Vec<_> = rig.unchoked().into_iter().filter(|i| !rig.optimistic().contains(i)).collect();
+        assert_eq!(regular, [1]);
+    }
+
+    #[test]
+    fn a_young_unchoke_is_not_taken_back() {
+        let mut rig = Rig::new(&[90, 80, 70, 0, 0]);
+        // Unchoked on interest two seconds before the round.
+        rig.peers[4] = Candidate { unchoked: true, unchoked_at: Instant::from_secs(1008), ..rig.peers[4] };
+        rig.round(false, 4);
+        assert!(rig.peers[4].unchoked);
+        assert!(!rig.peers[3].unchoked);
+    }
+
+    #[test]
+    fn interest_is_answered_at_once_if_there_is_room_and_not_twice_a_round() {
+        let mut choker = Choker::new(Instant::ZERO);
+        assert!(choker.on_interested(Instant::ZERO, 3, 4, false));
+        assert!(!choker.on_interested(Instant::ZERO, 4, 4, false));
+        assert!(!choker.on_interested(Instant::ZERO, 0, 4, true));
+    }
+
+    #[test]
+    fn no_slots_no_peers() {
+        let mut rig = Rig::new(&[5, 0]);
+        assert!(rig.round(false, 0).is_empty());
+        assert_eq!(rig.round(false, 1).len(), 1);
+        assert_eq!(rig.unchoked(), [0], "a single slot is a regular one, if anyone earned it");
+        assert_eq!(rig.round(true, 0).len(), 1);
+        rig.peers.clear();
+        assert!(rig.round(true, 9).is_empty());
+    }
+}

@@ -483,7 +483,7 @@ impl Torrent {
             && let Some(peer) = cx.peer(conn)
         {
             if let Some(old) = peer.tag.replace(tag) {
-                self.swarm.release_to(old, conn);
+                self.swarm.moved(old, conn);
             }
             self.swarm.attach(tag, conn);
         }
@@ -556,7 +556,7 @@ impl Torrent {
         let Some(peer) = cx.conns.get(conn).and_then(Conn::peer) else { return Speed::Slow };
         let rate = peer.received.get(cx.now);
         let in_20_s = rate.saturating_mul(20);
-        if peer.snubbed || rate < 1024 && peer.received.total() > 0 {
+        if peer.snubbed || rate < 1024 && cx.now - peer.since > STALLED * 5 {
             Speed::Slow
         } else if in_20_s > u64::from(self.layout.piece_len()) {
             Speed::Fast

@@ -21,7 +21,7 @@ const VERSION: i64 = 1;
 
 /// What a record holds.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Record {
+pub(super) struct Record {
     /// Pieces verified, in wire order.
     pub have: Vec<u8>,
     /// What each file looked like; `None` was absent.
@@ -46,7 +46,7 @@ fn int(v: u64) -> i64 {
 
 impl Record {
     /// The record as bytes.
-    pub fn encode(&self) -> Vec<u8> {
+    pub(super) fn encode(&self) -> Vec<u8> {
         let mut w = Writer::new();
         w.begin_dict();
         w.key(b"downloaded");
@@ -95,7 +95,7 @@ impl Record {
     }
 
     /// The record in `bytes`; `None` when they are not one.
-    pub fn decode(bytes: &[u8]) -> Option<Self> {
+    pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
         let doc = bencode::parse(bytes).ok()?;
         let root = doc.root();
         if root.get(b"version")?.as_int()? != VERSION {

@@ -218,6 +218,11 @@ impl Swarm {
         self.schedule(tag, now + wait);
     }
 
+    /// Its connection `conn` belongs to another address, which the peer named itself.
+    pub fn moved(&mut self, tag: PeerTag, conn: ConnKey) {
+        self.release(tag, conn);
+    }
+
     fn release(&mut self, tag: PeerTag, conn: ConnKey) -> bool {
         match self.known.get_mut(tag.idx()) {
             Some(known) if known.conn == Some(conn) => {

@@ -236,3 +236,188 @@ fn append_query(target: &mut String, a: &Announce) {
         percent_encode(id, target);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::HttpError;
+    use crate::id::{InfoHash, PeerId};
+
+    fn announce(event: Event) -> Announce {
+        let mut hash = [0x20; 20];
+        hash[0] = b'a';
+        Announce {
+            info_hash: InfoHash::new(hash),
+            peer_id: PeerId::new(*b"-BM0100-0123456789ab"),
+            port: 6881,
+            uploaded: 1,
+            downloaded: 2,
+            left: u64::MAX,
+            event,
+            numwant: 80,
+            key: 0x2A,
+            tracker_id: None,
+        }
+    }
+
+    fn transaction(url: &str) -> HttpTransaction {
+        HttpTransaction::new(Url::parse(url).unwrap(), &announce(Event::Started)).unwrap()
+    }
+
+    fn text(t: &HttpTransaction) -> String {
+        String::from_utf8(t.request()).unwrap()
+    }
+
+    fn redirect(t: &mut HttpTransaction, to: &str) -> Progress {
+        t.feed(format!("HTTP/1.1 302 Found\r\nLocation: {to}\r\n\r\n").as_bytes())
+    }
+
+    const QUERY: &str = "info_hash=a%20%20%20%20%20%20%20%20%20%20%20%20%20%20%20%20%20%20%20\
+        &peer_id=-BM0100-0123456789ab\
+        &port=6881&uploaded=1&downloaded=2&left=18446744073709551615&numwant=80&key=0000002A&compact=1&event=started";
+
+    #[test]
+    fn the_request() {
+        let t = transaction("http://u:p%40@Tracker.org:6969/x%2f/announce");
+        assert_eq!(t.host(), ("tracker.org", 6969));
+        assert_eq!(
+            text(&t),
+            format!(
+                "GET /x%2f/announce?{QUERY} HTTP/1.1\r\nHost: tracker.org:6969\r\nUser-Agent: btmio/{}\r\n\
+                 Accept: */*\r\n\
+                 Accept-Encoding: identity\r\nAuthorization: Basic dTpwQA==\r\nConnection: close\r\n\r\n",
+                env!("CARGO_PKG_VERSION")
+            )
+        );
+        let r = text(&transaction("http://[::1]/announce.php?passkey=k"));
+        assert!(r.starts_with(&format!("GET /announce.php?passkey=k&{QUERY} HTTP/1.1\r\nHost: [::1]\r\n")), "{r}");
+        assert!(text(&transaction("http://h/a?")).contains("/a?info_hash"));
+        assert!(text(&transaction("http://h/a?b&")).contains("/a?b&info_hash"));
+    }
+
+    #[test]
+    fn later_announces() {
+        let url = || Url::parse("http://h/announce").unwrap();
+        let id = Announce { tracker_id: Some(b"a&b".to_vec()), ..announce(Event::None) };
+        let r = text(&HttpTransaction::new(url(), &id).unwrap());
+        assert!(r.contains("&compact=1&trackerid=a%26b HTTP/1.1"), "{r}");
+        let r = text(&HttpTransaction::new(url(), &announce(Event::Stopped)).unwrap());
+        assert!(r.contains("&numwant=0&") && r.contains("&event=stopped "), "{r}");
+    }
+
+    #[test]
+    fn an_answer() {
+        let mut t = transaction("http://h/announce");
+        assert_eq!(t.feed(b"HTTP/1.1 200 OK\r\n\r\nd8:intervali900e5:peers6:\x0a\0\0\x01\0\x05"), Progress::More);
+        assert_eq!(t.feed(b"e"), Progress::More);
+        let Progress::Done(Ok(reply)) = t.eof() else { panic!() };
+        assert_eq!(reply.peers, ["10.0.0.1:5".parse().unwrap()]);
+        assert_eq!((t.eof(), t.feed(b"x")), (Progress::More, Progress::More));
+    }
+
+    #[test]
+    fn refusals() {
+        let answer = |bytes: &[u8]| match transaction("http://h/announce").feed(bytes) {
+            Progress::Done(Err(e)) => e,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(answer(b"HTTP/1.1 503 No\r\nContent-Length: 2\r\n\r\nno"), TrackerError::Status { code: 503 });
+        let failure = answer(b"HTTP/1.1 400 No\r\nContent-Length: 22\r\n\r\nd14:failure reason2:noe");
+        assert_eq!(failure, TrackerError::Status { code: 400 }, "cut short");
+        let failure = answer(b"HTTP/1.1 400 No\r\nContent-Length: 23\r\n\r\nd14:failure reason2:noe");
+        assert_eq!(failure, TrackerError::Failure { reason: "no".into(), retry_in: None });
+        assert_eq!(answer(b"d8:interval"), TrackerError::Http(HttpError::NotHttp));
+        assert_eq!(answer(b"HTTP/1.1 304 Same\r\n\r\n"), TrackerError::Status { code: 304 });
+        assert!(matches!(answer(b"HTTP/1.1 204 None\r\n\r\n"), TrackerError::BadReply(_)));
+        let large = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", limits::TRACKER_BODY + 1);
+        assert!(matches!(answer(large.as_bytes()), TrackerError::Http(HttpError::BodyTooLong { .. })));
+        for url in ["https://h/", "udp://h:1/"] {
+            let url = Url::parse(url).unwrap();
+            let scheme = url.scheme;
+            assert_eq!(
+                HttpTransaction::new(url, &announce(Event::None)).unwrap_err(),
+                TrackerError::Unsupported(scheme)
+            );
+        }
+    }
+
+    #[test]
+    fn redirects_are_followed_as_written() {
+        let mut t = transaction("http://u:p@h/announce");
+        assert_eq!(redirect(&mut t, "//other:81/x?y=1"), Progress::Redirected);
+        assert_eq!(t.host(), ("other", 81));
+        let r = text(&t);
+        assert!(r.starts_with("GET /x?y=1 HTTP/1.1\r\nHost: other:81\r\n"), "{r}");
+        assert!(!r.contains("Authorization"), "what is meant for one host is not told to another");
+        assert_eq!(t.feed(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nd"), Progress::More);
+        assert!(matches!(t.feed(b"ee"), Progress::Done(Err(TrackerError::BadReply(_)))));
+    }
+
+    #[test]
+    fn redirects_end() {
+        let mut t = transaction("http://127.0.0.1:1/announce");
+        for _ in 0..limits::REDIRECTS {
+            assert_eq!(redirect(&mut t, "/announce"), Progress::Redirected);
+        }
+        assert_eq!(redirect(&mut t, "/announce"), Progress::Done(Err(TrackerError::Redirects)));
+        assert_eq!(redirect(&mut t, "/announce"), Progress::More);
+    }
+
+    #[test]
+    fn redirects_lead_nowhere_they_should_not() {
+        let done = |from: &str, to: &str| match redirect(&mut transaction(from), to) {
+            Progress::Done(Err(e)) => Some(e),
+            Progress::Redirected => None,
+            other => panic!("{other:?}"),
+        };
+        for to in [
+            "http://127.0.0.1/",
+            "http://10.0.0.1/",
+            "http://[::1]/",
+            "http://[::ffff:127.0.0.1]/",
+            "http://localhost/",
+            "http://169.254.169.254/",
+            "http://[fe80::1]/",
+            "http://[fd00::1]/",
+            "http://0.0.0.0/",
+            "http://100.64.0.1/",
+        ] {
+            assert!(matches!(done("http://h/announce", to), Some(TrackerError::Refused(_))), "{to}");
+            assert!(matches!(done("http://8.8.8.8/announce", to), Some(TrackerError::Refused(_))), "{to}");
+        }
+        assert_eq!(done("http://10.0.0.1/announce", "http://10.0.0.2/announce"), None);
+        assert_eq!(done("http://127.0.0.1/announce", "http://localhost:2/announce"), None);
+        assert!(matches!(done("http://h/", "file:///etc/passwd"), Some(TrackerError::Url(_))));
+        assert!(matches!(done("http://h/", "http://2130706433/"), Some(TrackerError::Url(_))));
+        assert_eq!(done("http://h/", "https://h/"), Some(TrackerError::Unsupported(Scheme::Https)));
+        assert_eq!(done("http://h/", "udp://h:1/"), Some(TrackerError::Unsupported(Scheme::Udp)));
+    }
+
+    #[test]
+    fn addresses_are_judged_before_connecting() {
+        let ip = |s: &str| s.parse::<IpAddr>().unwrap();
+        let may = |url: &str, addr: &str| transaction(url).may_connect(ip(addr)).is_ok();
+        for (url, addr, want) in [
+            ("http://h/announce", "127.0.0.1", true),
+            ("http://h/key/announce.php?x", "::1", true),
+            ("http://h/transmission/rpc", "127.0.0.1", false),
+            ("http://h/announce/rpc", "::ffff:127.0.0.1", false),
+            ("http://h/rpc?/announce", "127.1.2.3", false),
+            ("http://h/announce", "169.254.169.254", false),
+            ("http://h/announce", "fe80::1", false),
+            ("http://h/announce", "0.0.0.0", false),
+            ("http://h/announce", "::", false),
+            ("http://h/announce", "224.0.0.1", false),
+            ("http://h/x", "192.168.0.1", true),
+            ("http://h/x", "8.8.8.8", true),
+        ] {
+            assert_eq!(may(url, addr), want, "{url} at {addr}");
+        }
+        // A name in the redirect is no way around it.
+        let mut t = transaction("http://public/announce");
+        assert_eq!(t.may_connect(ip("8.8.8.8")), Ok(()));
+        assert_eq!(redirect(&mut t, "http://inside/announce"), Progress::Redirected);
+        assert!(matches!(t.may_connect(ip("192.168.0.1")), Err(TrackerError::Refused(_))));
+        assert_eq!(t.may_connect(ip("8.8.4.4")), Ok(()));
+    }
+}

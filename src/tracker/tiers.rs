@@ -181,7 +181,7 @@ impl Tiers {
         let Some(i) = self.insert(url, self.order.len()) else { return false };
         self.order.push(vec![i]);
         // It is of use at once when no other is.
-        if !self.current.is_some_and(|c| self.trackers[c.idx()].fails == 0) {
+        if self.working().is_none() {
             self.next_round = Instant::ZERO;
         }
         self.invariants();

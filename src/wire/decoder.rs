@@ -61,6 +61,7 @@ pub enum Event<'a> {
     BlockStart(Block),
 }
 
+#[derive(Debug)]
 enum State {
     /// Between messages (`have` is 0), or `have` bytes of one that fits.
     Head { buf: [u8; INLINE], have: u8 },
@@ -107,6 +108,7 @@ enum Step {
 }
 
 /// Reads the messages of one connection.
+#[derive(Debug)]
 pub struct Decoder {
     state: State,
     /// Largest length field of a `bitfield`; at least [`limits::FRAME`].

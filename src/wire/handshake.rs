@@ -102,7 +102,7 @@ pub enum HandshakeEvent {
 }
 
 /// Reads a handshake that arrives in any split.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct HandshakeReader {
     buf: [u8; HANDSHAKE_LEN],
     len: u8,

@@ -1,3 +1,5 @@
 //! What the programs in `src/bin` share and embed.
 
+pub mod payload;
+pub mod process;
 pub mod tracker;

@@ -573,7 +573,8 @@ mod tests {
         let answer = get(&t, &target(2000, "&left=5&event=started&compact=1"));
         assert_eq!(
             body(&answer),
-            b"d8:completei1e10:downloadedi0e11:external ip4:\x7f\0\0\x0110:incompletei1e8:intervali120e5:peers6:\x7f\0\0\x01\x03\xe8e"
+            b"d8:completei1e10:downloadedi0e11:external ip4:\x7f\0\0\x0110:\
+            incompletei1e8:intervali120e5:peers6:\x7f\0\0\x01\x03\xe8e"
         );
         get(&t, &target(2000, "&left=0&event=completed"));
         get(&t, &target(1000, "&left=0&event=stopped"));
@@ -585,7 +586,8 @@ mod tests {
         );
         assert_eq!(
             lines.lock().unwrap()[0],
-            "{\"event\":\"started\",\"info_hash\":\"4141414141414141414141414141414141414141\",\"peer\":\"127.0.0.1:1000\",\
+            "{\"event\":\"started\",\"info_hash\":\"4141414141414141414141414141414141414141\",\
+             \"peer\":\"127.0.0.1:1000\",\
              \"left\":0,\"uploaded\":1,\"downloaded\":2,\"numwant\":null,\
              \"peer_id\":\"-XX0000-\\\\x00\\\\\\\"aaaaaaaaaa\",\"path\":\"/key/announce\",\"key\":\"0000002A\"}"
         );

@@ -73,8 +73,13 @@ impl Turn<'_, '_> {
         let conn = self.req.conn;
         let mut from = 0;
         while !self.is_full() && !self.picker.loose.is_empty() {
-            let mut jobs = self.picker.jobs.range((conn, from)..=(conn, u32::MAX));
-            let Some((&(_, piece), _)) = jobs.next() else { return };
+            let Picker { jobs, entries, parts, .. } = &*self.picker;
+            let is_loose = |piece: &u32| {
+                let e = entries[*piece as usize];
+                e.state == State::Begun && parts[e.pos as usize].free > 0
+            };
+            let mut mine = jobs.range((conn, from)..=(conn, u32::MAX)).map(|(job, _)| job.1);
+            let Some(piece) = mine.find(is_loose) else { return };
             self.take_if_wanted(PieceIndex::new(piece), false);
             from = piece + 1;
         }

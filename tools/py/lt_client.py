@@ -1,0 +1,68 @@
+"""A headless client on libtorrent's Python binding, for the interop runner.
+
+lt_client.py ROLE TORRENT DIR IP PORT HOME [name=value ...]
+
+ROLE  seed   the data is complete: trust it and seed
+      leech  download; an incomplete DIR is hash-checked first
+HOME/done is written when every piece is there and flushed. `peer=HOST:PORT` dials a peer; any other
+name=value is a libtorrent setting. TCP only, and nothing that looks for peers by itself.
+"""
+import os
+import sys
+
+import libtorrent as lt
+
+role, torrent, folder, ip, port, home = sys.argv[1:7]
+peers = []
+settings = {
+    "listen_interfaces": f"{ip}:{port}",
+    "outgoing_interfaces": ip,
+    "enable_dht": False,
+    "enable_lsd": False,
+    "enable_upnp": False,
+    "enable_natpmp": False,
+    "enable_outgoing_utp": False,
+    "enable_incoming_utp": False,
+    "in_enc_policy": int(lt.enc_policy.pe_disabled),
+    "out_enc_policy": int(lt.enc_policy.pe_disabled),
+    "allow_multiple_connections_per_ip": True,
+    "min_reconnect_time": 1,
+    "alert_mask": int(
+        lt.alert.category_t.error_notification
+        | lt.alert.category_t.status_notification
+        | lt.alert.category_t.storage_notification
+        | lt.alert.category_t.tracker_notification
+        | lt.alert.category_t.connect_notification
+    ),
+}
+for pair in sys.argv[7:]:
+    name, value = pair.split("=", 1)
+    if name == "peer":
+        host, at = value.rsplit(":", 1)
+        peers.append((host, int(at)))
+    else:
+        settings[name] = int(value) if value.lstrip("-").isdigit() else value
+
+# The default session brings ut_metadata, ut_pex and smart_ban; without flags it brings none of them.
+session = lt.session(settings, flags=0) if hasattr(lt, "session_flags_t") else lt.session(settings)
+params = lt.add_torrent_params()
+params.ti = lt.torrent_info(torrent)
+params.save_path = folder
+params.flags &= ~(lt.torrent_flags.auto_managed | lt.torrent_flags.paused)
+if role == "seed":
+    params.flags |= lt.torrent_flags.seed_mode
+handle = session.add_torrent(params)
+for peer in peers:
+    handle.connect_peer(peer)
+
+finished = False
+while True:
+    session.wait_for_alert(500)
+    for alert in session.pop_alerts():
+        kind = type(alert).__name__
+        print(kind, alert.message(), flush=True)
+        if kind == "torrent_finished_alert" and not finished:
+            finished = True
+            handle.flush_cache()
+        if kind == "cache_flushed_alert" and finished:
+            open(os.path.join(home, "done"), "w").close()

@@ -1,0 +1,99 @@
+//! The trackers of a scenario: the `tracker` tool with its faults, or opentracker.
+
+use crate::http;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tools::process::{Child, wait_for};
+use tools::tracker::{self, Options};
+
+/// Trackers live on this address, each on a port of its own.
+const IP: &str = "10.77.0.1";
+
+/// A running tracker.
+pub(crate) struct Tracker {
+    kind: Kind,
+    /// The announce URL.
+    pub(crate) url: String,
+    /// `%xx` of the one info hash that is asked for.
+    hash: String,
+}
+
+enum Kind {
+    /// Ours runs on threads of this process and ends with them.
+    Ours {
+        _tracker: tracker::Tracker,
+        log: Arc<Mutex<Vec<String>>>,
+    },
+    Open(Child),
+}
+
+impl Tracker {
+    /// Starts our own, misbehaving as the options say.
+    pub(crate) fn ours(hash: &[u8; 20], options: Options) -> Result<Self, String> {
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let lines = Arc::clone(&log);
+        // Long enough that a client that announces once a minute is not forgotten.
+        let options = Options { bind: IP.parse().expect("an address"), interval: 60, ..options };
+        let keep = move |line: &str| lines.lock().unwrap_or_else(PoisonError::into_inner).push(line.to_owned());
+        let tracker = tracker::Tracker::start(options, keep).map_err(|e| format!("tracker: {e}"))?;
+        let url = tracker.announce_url();
+        Ok(Self { kind: Kind::Ours { _tracker: tracker, log }, url, hash: percent(hash) })
+    }
+
+    /// Starts opentracker. Debian's build serves a white list of info hashes only. It insists on not being
+    /// root, and in a user namespace of one there is nobody else to become: then it gets one in which it is.
+    pub(crate) fn open(dir: &Path, hash: &[u8; 20]) -> Result<Self, String> {
+        let list: String = hash.iter().map(|b| format!("{b:02x}")).collect();
+        fs::write(dir.join("whitelist"), list + "\n").map_err(|e| e.to_string())?;
+        let users = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+        let alone = users.split_whitespace().nth(2) == Some("1");
+        let mut c = Command::new(if alone { "unshare" } else { "opentracker" });
+        if alone {
+            c.args(["--user", "--map-user=1000", "--map-group=1000", "opentracker"]);
+        }
+        c.args(["-i", IP, "-p", "6969", "-P", "6969", "-w", "whitelist", "-d"]).arg(dir).current_dir(dir);
+        let child = Child::spawn("opentracker", dir, c).map_err(|e| format!("starting {e}"))?;
+        let tracker = Self { kind: Kind::Open(child), url: format!("http://{IP}:6969/announce"), hash: percent(hash) };
+        let up = wait_for(Duration::from_secs(10), || tracker.counts());
+        up.map(|_| ()).ok_or_else(|| format!("opentracker does not answer\n{}", tracker.tail()))?;
+        Ok(tracker)
+    }
+
+    /// `host:port`, as a message about this tracker would name it.
+    pub(crate) fn host(&self) -> &str {
+        self.url.trim_start_matches("http://").split('/').next().unwrap_or_default()
+    }
+
+    /// The end of its log, for a report of a failure.
+    pub(crate) fn tail(&self) -> String {
+        match &self.kind {
+            Kind::Open(child) => child.tail(),
+            Kind::Ours { log, .. } => {
+                let log = log.lock().unwrap_or_else(PoisonError::into_inner);
+                log[log.len().saturating_sub(8)..].iter().map(|l| format!("    tracker | {l}\n")).collect()
+            }
+        }
+    }
+
+    /// Seeds and leeches it knows of, by scrape.
+    pub(crate) fn counts(&self) -> Option<(u64, u64)> {
+        let answer = http::request(self.host(), &format!("/scrape?info_hash={}", self.hash), &[], None).ok()?;
+        let number = |key: &[u8]| {
+            let at = answer.body.windows(key.len()).position(|w| w == key)? + key.len();
+            let digits: String =
+                answer.body[at..].iter().take_while(|b| b.is_ascii_digit()).map(|&b| b as char).collect();
+            digits.parse::<u64>().ok()
+        };
+        match answer.status {
+            200 => Some((number(b"8:completei").unwrap_or(0), number(b"10:incompletei").unwrap_or(0))),
+            _ => None,
+        }
+    }
+}
+
+fn percent(hash: &[u8; 20]) -> String {
+    hash.iter().map(|b| format!("%{b:02x}")).collect()
+}
