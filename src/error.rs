@@ -48,10 +48,14 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Metainfo(e) => e.fmt(f),
-            Self::V2Only => f.write_str("this is a version 2 torrent (BEP 52) without a version 1 part; those are not supported yet"),
+            Self::V2Only => f.write_str(
+                "this is a version 2 torrent (BEP 52) without a version 1 part; those are not supported yet",
+            ),
             Self::Duplicate(h) => write!(f, "the torrent {h} is there already"),
             Self::NoSuchTorrent => f.write_str("there is no such torrent"),
-            Self::FileCount { wanted, got } => write!(f, "the torrent has {wanted} files, but the list has {got} entries"),
+            Self::FileCount { wanted, got } => {
+                write!(f, "the torrent has {wanted} files, but the list has {got} entries")
+            }
             Self::Listen { what, source } => write!(f, "cannot listen on {what}: {source}"),
             Self::File { path, source } => write!(f, "{}: {source}", path.display()),
             Self::Io(e) => e.fmt(f),

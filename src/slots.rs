@@ -100,9 +100,7 @@ impl<K: Key, T> Slots<K, T> {
 
     /// Keys and values in slot order.
     pub fn iter(&self) -> impl Iterator<Item = (K, &T)> + '_ {
-        self.slab
-            .iter()
-            .map(|(i, (g, v))| (K::from_parts(u32::try_from(i).expect("fewer than 2^32 slots"), *g), v))
+        self.slab.iter().map(|(i, (g, v))| (K::from_parts(u32::try_from(i).expect("fewer than 2^32 slots"), *g), v))
     }
 }
 

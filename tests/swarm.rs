@@ -90,7 +90,8 @@ fn turn(l: &mut Loop) -> Vec<Alert> {
 
 fn assert_same(a: &Path, b: &Path, files: &[(&str, usize)]) {
     for (path, _) in files {
-        let (x, y) = (std::fs::read(a.join(path)).expect("the original"), std::fs::read(b.join(path)).expect("the copy"));
+        let (x, y) =
+            (std::fs::read(a.join(path)).expect("the original"), std::fs::read(b.join(path)).expect("the copy"));
         assert!(x == y, "{path} differs");
     }
 }

@@ -35,7 +35,8 @@ impl Link {
         socket.set_nonblocking(true)?;
         if !bind.is_empty() {
             let own = bind.iter().find(|ip| ip.is_ipv4() == addr.is_ipv4());
-            let own = own.ok_or_else(|| io::Error::new(io::ErrorKind::AddrNotAvailable, "no own address of that family"))?;
+            let own =
+                own.ok_or_else(|| io::Error::new(io::ErrorKind::AddrNotAvailable, "no own address of that family"))?;
             socket.bind(&SocketAddr::new(*own, 0).into())?;
         }
         match socket.connect(&addr.into()) {

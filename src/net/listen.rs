@@ -32,7 +32,11 @@ impl Listeners {
             }
         }
         let (addr, source) = last_error.expect("a range has at least one port");
-        let what = if first == last { format!("{addr}") } else { format!("any port of {first}-{last}, the last being {addr}") };
+        let what = if first == last {
+            format!("{addr}")
+        } else {
+            format!("any port of {first}-{last}, the last being {addr}")
+        };
         Err(Error::Listen { what, source })
     }
 

@@ -2,7 +2,7 @@
 //!
 //! [`Loop::turn`] waits for events, lets the pump move bytes on the connections that are ready,
 //! does a bounded amount of hashing and writing, and carries out what the session asks for. It
-//! never blocks but in `poll`. To embed it in another event loop, watch [`Loop::as_fd`] for
+//! never blocks but in `poll`. To embed it in another event loop, watch its descriptor (`AsRawFd`) for
 //! reading and call `turn` with a zero timeout when it is readable or [`Loop::timeout`] has passed;
 //! while `turn` answers [`Turn::More`] call it again without waiting, because mio is edge-triggered
 //! and an outer poller will not be told twice.
@@ -17,7 +17,7 @@ mod state;
 use std::collections::{BTreeSet, VecDeque};
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsRawFd, RawFd};
 use std::path::PathBuf;
 
 use mio::event::{Event, Source};
@@ -300,9 +300,8 @@ impl Loop {
     }
 
     fn make_ready(&mut self, conn: ConnKey) {
-        if let Some(link) = self.link(conn)
-            && !std::mem::replace(&mut link.queued, true)
-        {
+        let Some(link) = self.link(conn) else { return };
+        if !std::mem::replace(&mut link.queued, true) {
             self.ready.push_back(conn);
         }
     }
@@ -377,9 +376,10 @@ impl Loop {
     }
 
     fn drop_link(&mut self, conn: ConnKey) {
-        if self.link(conn).is_some()
-            && let Some(mut link) = self.links[conn.index()].take()
-        {
+        if self.link(conn).is_none() {
+            return;
+        }
+        if let Some(mut link) = self.links[conn.index()].take() {
             let _ = self.poll.registry().deregister(&mut link.stream);
         }
     }
@@ -403,7 +403,9 @@ impl Loop {
                     }
                 }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
-                Err(e) if matches!(e.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)) => {
+                Err(e)
+                    if matches!(e.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)) =>
+                {
                     log::warn!("cannot accept connections for now: {e}");
                     self.accept_again = Some(self.now + ACCEPT_PAUSE);
                     break;
@@ -454,10 +456,10 @@ impl Loop {
                 }
                 Action::Open { torrent, layout, dir, wanted } => self.open_files(torrent, layout, dir, &wanted),
                 Action::Wanted { torrent, wanted } => {
-                    if self.open.contains(&torrent)
-                        && let Err(e) = self.disk.prepare(torrent, &|f| wanted[f.idx()])
-                    {
-                        pump::disk_failed(&mut self.session, self.now, torrent, &e);
+                    if self.open.contains(&torrent) {
+                        if let Err(e) = self.disk.prepare(torrent, &|f| wanted[f.idx()]) {
+                            pump::disk_failed(&mut self.session, self.now, torrent, &e);
+                        }
                     }
                 }
                 Action::Hash { torrent, piece, expected, at_rest, blocks } => {
@@ -506,7 +508,12 @@ impl Loop {
         }
     }
 
-    fn delete_files(&mut self, torrent: TorrentKey, layout: std::sync::Arc<crate::torrent::layout::Layout>, dir: PathBuf) {
+    fn delete_files(
+        &mut self,
+        torrent: TorrentKey,
+        layout: std::sync::Arc<crate::torrent::layout::Layout>,
+        dir: PathBuf,
+    ) {
         if !self.open.contains(&torrent) && self.disk.open(torrent, layout, OpenSpec { dir }).is_err() {
             return;
         }
@@ -534,17 +541,17 @@ impl Loop {
         let files = self.session.metainfo(torrent).map_or(0, |m| m.files.len());
         let stamps = self.stamps(torrent, files);
         let record = self.session.record(self.now, torrent, stamps);
-        if let (Some(state), Some(record)) = (&self.state, record)
-            && let Err(e) = state.store(info_hash, &record)
-        {
+        let (Some(state), Some(record)) = (&self.state, record) else { return };
+        if let Err(e) = state.store(info_hash, &record) {
             log::error!("cannot save the state of {info_hash}: {e}");
         }
     }
 
     fn close_files(&mut self, torrent: TorrentKey) {
-        if self.open.remove(&torrent)
-            && let Err(e) = self.disk.close(torrent)
-        {
+        if !self.open.remove(&torrent) {
+            return;
+        }
+        if let Err(e) = self.disk.close(torrent) {
             log::error!("{e}");
         }
     }
@@ -566,13 +573,5 @@ impl Loop {
 impl AsRawFd for Loop {
     fn as_raw_fd(&self) -> RawFd {
         self.poll.as_raw_fd()
-    }
-}
-
-impl AsFd for Loop {
-    #[allow(unsafe_code)]
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        // SAFETY: the poll owns the descriptor and lives as long as `self` is borrowed.
-        unsafe { BorrowedFd::borrow_raw(self.poll.as_raw_fd()) }
     }
 }

@@ -205,7 +205,13 @@ pub struct Receiving {
 
 impl Peer {
     /// A peer we dial, or one that dialled us.
-    pub fn new(now: Instant, addr: SocketAddr, incoming: bool, torrent: Option<TorrentKey>, tag: Option<PeerTag>) -> Self {
+    pub fn new(
+        now: Instant,
+        addr: SocketAddr,
+        incoming: bool,
+        torrent: Option<TorrentKey>,
+        tag: Option<PeerTag>,
+    ) -> Self {
         Self {
             torrent,
             addr,

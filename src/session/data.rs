@@ -70,7 +70,9 @@ impl Session {
     pub fn placing(&self, conn: ConnKey) -> Option<(crate::id::TorrentKey, Block, u32)> {
         let peer = self.conns.get(conn)?.peer()?;
         match peer.decoder.want() {
-            wire::Want::Payload { block, at } if !peer.receiving.is_some_and(|r| r.dropped) => Some((peer.torrent?, block, at)),
+            wire::Want::Payload { block, at } if !peer.receiving.is_some_and(|r| r.dropped) => {
+                Some((peer.torrent?, block, at))
+            }
             _ => None,
         }
     }
@@ -361,7 +363,9 @@ fn predict(t: &Torrent, peer: &Peer, conn: ConnKey, run: &mut Vec<Block>, max: u
         if Some(asked.block) == under_way {
             continue;
         }
-        let free = t.block_ref(&asked.block).is_some_and(|r| t.picker.missing(r) && t.picker.lease_of(r).is_none_or(|c| c == conn));
+        let free = t
+            .block_ref(&asked.block)
+            .is_some_and(|r| t.picker.missing(r) && t.picker.lease_of(r).is_none_or(|c| c == conn));
         if peer.stride == 0 || !free {
             return;
         }
@@ -369,4 +373,3 @@ fn predict(t: &Torrent, peer: &Peer, conn: ConnKey, run: &mut Vec<Block>, max: u
         run.push(asked.block);
     }
 }
-

@@ -152,7 +152,12 @@ impl Session {
         Ok(key)
     }
 
-    fn command(&mut self, now: Instant, key: TorrentKey, f: impl FnOnce(&mut Torrent, &mut Cx<'_>)) -> Result<(), Error> {
+    fn command(
+        &mut self,
+        now: Instant,
+        key: TorrentKey,
+        f: impl FnOnce(&mut Torrent, &mut Cx<'_>),
+    ) -> Result<(), Error> {
         let t = self.torrents.get_mut(key).ok_or(Error::NoSuchTorrent)?;
         f(t, &mut cx!(self, now));
         self.arm(now, key);
@@ -470,9 +475,7 @@ impl Session {
 
     fn arm(&mut self, now: Instant, key: TorrentKey) {
         let Some(t) = self.torrents.get_mut(key) else { return };
-        if let Some(at) = t.deadline(&self.config)
-            && at < t.timer
-        {
+        if let Some(at) = t.deadline(&self.config).filter(|at| *at < t.timer) {
             // A deadline in the past means work that a limit holds back: look again soon.
             let at = if at <= now { now + Duration::from_millis(100) } else { at };
             if at < t.timer {
@@ -502,5 +505,4 @@ impl Session {
             None => {}
         }
     }
-
 }

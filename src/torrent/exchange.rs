@@ -53,9 +53,8 @@ impl Cx<'_> {
 
     /// Tells the driver that something waits for this connection.
     pub(crate) fn wake(&mut self, conn: ConnKey) {
-        if let Some(p) = self.conns.get_mut(conn).and_then(Conn::peer_mut)
-            && !std::mem::replace(&mut p.woken, true)
-        {
+        let Some(p) = self.conns.get_mut(conn).and_then(Conn::peer_mut) else { return };
+        if !std::mem::replace(&mut p.woken, true) {
             self.actions.push_back(Action::Wake { conn });
         }
     }
@@ -148,9 +147,7 @@ impl Torrent {
             (false, _, true) => {}
             _ => peer.outbox.push(&Message::Bitfield(&have.to_wire())),
         }
-        if peer.fast
-            && let std::net::IpAddr::V4(ip) = peer.addr.ip().to_canonical()
-        {
+        if let (true, std::net::IpAddr::V4(ip)) = (peer.fast, peer.addr.ip().to_canonical()) {
             let set = wire::allowed_fast_set(self.info_hash, ip, n, limits::ALLOWED_FAST);
             for piece in set {
                 if have.get(piece) {
@@ -203,10 +200,8 @@ impl Torrent {
         for asked in &peer.asked {
             self.withdraw(conn, &asked.block);
         }
-        if let Some(r) = peer.receiving
-            && !r.dropped
-            && let Some(r) = self.block_ref(&r.block)
-        {
+        let kept = peer.receiving.filter(|r| !r.dropped);
+        if let Some(r) = kept.and_then(|r| self.block_ref(&r.block)) {
             self.picker.unlease(r, conn);
         }
     }
@@ -231,7 +226,8 @@ impl Torrent {
             Message::NotInterested => self.on_not_interested(cx, conn),
             Message::Have(piece) => self.on_have(cx, conn, piece),
             Message::Bitfield(bits) => {
-                let have = Bitfield::from_wire(bits, self.layout.pieces()).map_err(|e| breach(format!("bitfield: {e}")))?;
+                let have =
+                    Bitfield::from_wire(bits, self.layout.pieces()).map_err(|e| breach(format!("bitfield: {e}")))?;
                 self.on_bitfield(cx, conn, have)
             }
             Message::HaveAll => self.on_bitfield(cx, conn, Bitfield::all(self.layout.pieces())),
@@ -479,9 +475,10 @@ impl Torrent {
     fn learn_listener(&mut self, now: Instant, conn: ConnKey, cx: &mut Cx<'_>, addr: SocketAddr) {
         self.swarm.add(now, addr, Source::Incoming);
         let Some(tag) = self.swarm.incoming(addr) else { return };
-        if self.swarm.conn(tag).is_none()
-            && let Some(peer) = cx.peer(conn)
-        {
+        if self.swarm.conn(tag).is_some() {
+            return;
+        }
+        if let Some(peer) = cx.peer(conn) {
             if let Some(old) = peer.tag.replace(tag) {
                 self.swarm.moved(old, conn);
             }
@@ -525,7 +522,8 @@ impl Torrent {
         }
         let mut picked = std::mem::take(&mut self.picked);
         picked.clear();
-        let mine = |r: BlockRef| peer.asked.iter().any(|a| a.block.piece == r.piece && a.block.begin == r.block * BLOCK_LEN);
+        let mine =
+            |r: BlockRef| peer.asked.iter().any(|a| a.block.piece == r.piece && a.block.begin == r.block * BLOCK_LEN);
         let pick = Pick {
             conn,
             have: &peer.have,
@@ -736,16 +734,16 @@ impl Torrent {
         log::warn!("{}: piece {piece} failed its hash", self.meta.name.escape_debug());
         self.wasted += size;
         let senders = self.picker.contributors(piece);
-        let sent: Vec<_> = (0..self.layout.blocks_in(piece))
-            .map(|block| self.picker.contributor(BlockRef { piece, block }))
-            .collect();
+        let sent: Vec<_> =
+            (0..self.layout.blocks_in(piece)).map(|block| self.picker.contributor(BlockRef { piece, block })).collect();
         self.picker.on_piece_bad(piece);
         self.mark_pads_of(piece);
         cx.alerts.push_back(Alert::PieceFailed { torrent: self.key, piece });
         if let [only] = senders[..] {
             self.ban(cx, only);
         } else if let Some(digests) = blocks {
-            let suspects = sent.iter().zip(digests).map(|(tag, d)| (tag.unwrap_or(PeerTag::new(u32::MAX)), *d)).collect();
+            let suspects =
+                sent.iter().zip(digests).map(|(tag, d)| (tag.unwrap_or(PeerTag::new(u32::MAX)), *d)).collect();
             self.suspects.insert(piece, suspects);
         }
         self.kick = true;
@@ -756,7 +754,8 @@ impl Torrent {
     fn convict(&mut self, cx: &mut Cx<'_>, piece: PieceIndex, blocks: Option<&[[u8; 20]]>) {
         let Some(suspects) = self.suspects.remove(&piece) else { return };
         let Some(good) = blocks else { return };
-        let mut guilty: Vec<_> = suspects.iter().zip(good).filter(|((_, was), is)| was != *is).map(|((t, _), _)| *t).collect();
+        let mut guilty: Vec<_> =
+            suspects.iter().zip(good).filter(|((_, was), is)| was != *is).map(|((t, _), _)| *t).collect();
         guilty.sort_unstable();
         guilty.dedup();
         for tag in guilty {
@@ -787,10 +786,7 @@ impl Torrent {
         }
         cx.alerts.push_back(Alert::Finished { torrent: self.key });
         for conn in self.peers.clone() {
-            if let Some(p) = cx.peer(conn)
-                && p.upload_only_id != 0
-            {
-                let id = p.upload_only_id;
+            if let Some(id) = cx.peer(conn).map(|p| p.upload_only_id).filter(|id| *id != 0) {
                 cx.send(conn, &Message::Extended { id, payload: &[1] });
             }
             if let Err(why) = self.close_if_useless(cx, conn) {
@@ -879,9 +875,7 @@ impl Torrent {
             p.given.add(now, payload);
             p.given_since_unchoke += payload;
         }
-        if let Some(goal) = self.seed_ratio
-            && self.seeding_since.is_some()
-        {
+        if let (Some(goal), true) = (self.seed_ratio, self.seeding_since.is_some()) {
             let base = if self.downloaded > 0 { self.downloaded } else { self.layout.total() };
             if self.uploaded as f64 >= goal * base as f64 {
                 self.check_goal(cx);

@@ -601,13 +601,7 @@ impl Torrent {
         }
     }
 
-    pub(crate) fn tracker_replied(
-        &mut self,
-        cx: &mut Cx<'_>,
-        tracker: TrackerIdx,
-        reply: &Reply,
-        local: bool,
-    ) {
+    pub(crate) fn tracker_replied(&mut self, cx: &mut Cx<'_>, tracker: TrackerIdx, reply: &Reply, local: bool) {
         self.tiers.on_reply(cx.now, tracker, reply);
         // A tracker on this host may name peers on this host; no other may.
         let mut named = 0;

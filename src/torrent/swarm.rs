@@ -120,7 +120,9 @@ impl Swarm {
             let (i, _) = self
                 .known
                 .iter()
-                .filter(|(_, k)| k.conn.is_none() && !k.barred && k.source != Source::User && (k.fails > 0 || !k.dialable))
+                .filter(|(_, k)| {
+                    k.conn.is_none() && !k.barred && k.source != Source::User && (k.fails > 0 || !k.dialable)
+                })
                 .max_by_key(|(_, k)| k.fails)?;
             self.forget(tag_of(i));
         }
