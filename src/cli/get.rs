@@ -64,10 +64,19 @@ struct Job {
     phase: Phase,
     /// Its status when last looked at.
     status: Option<Status>,
+    /// What had been downloaded and uploaded before this run.
+    before: (u64, u64),
     /// How long it took to complete.
     took: Option<Duration>,
     /// When it last got on, and what the sum of its counters was then.
     progress: (Instant, u64),
+}
+
+impl Job {
+    /// Payload that this run has downloaded and uploaded; a status counts the torrent's whole life.
+    fn transferred(&self, s: &Status) -> (u64, u64) {
+        (s.downloaded.saturating_sub(self.before.0), s.uploaded.saturating_sub(self.before.1))
+    }
 }
 
 /// How progress is shown.
@@ -255,8 +264,17 @@ impl Run<'_> {
                 self.lp.port()
             ));
         }
-        let progress = (self.now, 0);
-        self.jobs.push(Job { key, info_hash, name, phase: Phase::Running, status: None, took: None, progress });
+        let before = self.lp.session().status(self.now, key).map_or((0, 0), |s| (s.downloaded, s.uploaded));
+        self.jobs.push(Job {
+            key,
+            info_hash,
+            name,
+            phase: Phase::Running,
+            status: None,
+            before,
+            took: None,
+            progress: (self.now, 0),
+        });
         Ok(())
     }
 
@@ -370,7 +388,8 @@ impl Run<'_> {
         let Some(status) = self.jobs[i].status.clone() else { return };
         if self.json {
             let line = self.line("done", Some(status.info_hash)).with("name", status.name.as_str());
-            let line = line.with("downloaded", status.downloaded).with("uploaded", status.uploaded);
+            let (down, up) = self.jobs[i].transferred(&status);
+            let line = line.with("downloaded", down).with("uploaded", up);
             let seconds = json::rounded((self.now - self.start).as_secs_f64());
             self.send(line.with("size", status.wanted).with("seconds", seconds));
         }
@@ -511,9 +530,10 @@ impl Run<'_> {
 
     fn json_progress(&mut self) {
         for i in 0..self.jobs.len() {
-            if let Some(status) = &self.jobs[i].status {
-                let line = json::progress(self.line("progress", Some(status.info_hash)), status);
-                self.send(line);
+            let job = &self.jobs[i];
+            if let Some(status) = &job.status {
+                let line = self.line("progress", Some(status.info_hash));
+                self.send(json::progress(line, status, job.transferred(status)));
             }
         }
     }
@@ -561,7 +581,12 @@ impl Run<'_> {
         for job in &self.jobs {
             if let Some(status) = &job.status {
                 let took = job.took.unwrap_or(self.now - self.start);
-                term::print(&progress::summary(status, took.as_secs_f64(), job.took.is_some()));
+                term::print(&progress::summary(
+                    status,
+                    job.transferred(status),
+                    took.as_secs_f64(),
+                    job.took.is_some(),
+                ));
             }
         }
         if self.interrupted && self.jobs.iter().any(|job| job.took.is_none()) {

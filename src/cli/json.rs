@@ -63,8 +63,8 @@ pub(super) fn rounded(x: f64) -> Value {
     Value::from((x * 1000.0).round() / 1000.0)
 }
 
-/// The fields of a `progress` line.
-pub(super) fn progress(line: Line, s: &Status) -> Line {
+/// The fields of a `progress` line; `downloaded` and `uploaded` are what this run has transferred.
+pub(super) fn progress(line: Line, s: &Status, (downloaded, uploaded): (u64, u64)) -> Line {
     let (state, share) = match s.state {
         State::Checking { done, total } => ("checking", (done.into(), total.into())),
         State::Downloading => ("downloading", (s.have, s.wanted)),
@@ -74,8 +74,8 @@ pub(super) fn progress(line: Line, s: &Status) -> Line {
     };
     let percent = if share.0 >= share.1 { 100.0 } else { share.0 as f64 * 100.0 / share.1 as f64 };
     line.with("state", state)
-        .with("downloaded", s.downloaded)
-        .with("uploaded", s.uploaded)
+        .with("downloaded", downloaded)
+        .with("uploaded", uploaded)
         .with("wasted", s.wasted)
         .with("have", s.have)
         .with("size", s.wanted)
