@@ -36,6 +36,8 @@ use crate::time::{Duration, Instant};
 
 /// Longest wait at the end for trackers to take the goodbye.
 const GOODBYE: Duration = Duration::from_secs(3);
+/// How long that wait may be before a word about it.
+const PATIENCE: Duration = Duration::from_millis(300);
 /// The display changes this often at first, and every second later on.
 const BRISK: Duration = Duration::from_millis(200);
 /// How long it stays brisk.
@@ -203,7 +205,7 @@ fn config(opts: &Get) -> LoopConfig {
     LoopConfig {
         session,
         storage: StorageConfig { backend: opts.storage, lane: opts.lane, ..StorageConfig::default() },
-        port: opts.port.clone(),
+        port: opts.port,
         bind: opts.bind.clone(),
         state_dir: state_dir(),
     }
@@ -422,6 +424,7 @@ impl Run<'_> {
         }
     }
 
+    /// One alert, as JSON; what the core does not log by itself is logged here too.
     fn on_alert(&mut self, alert: Alert) {
         match alert {
             Alert::Checked { torrent, pieces } => {
@@ -431,28 +434,24 @@ impl Run<'_> {
             Alert::Piece { torrent, piece } => self.event(torrent, "piece", |l| l.with("piece", piece.get())),
             Alert::PieceFailed { torrent, piece } => {
                 let text = format!("piece {piece} failed its hash and is fetched again");
-                log::info!("{}: {text}", self.name(torrent));
-                self.event(torrent, "warning", |l| l.with("warning", text.as_str()).with("piece", piece.get()));
+                self.event(torrent, "warning", |l| l.with("warning", text).with("piece", piece.get()));
             }
             Alert::File { torrent, file } => {
                 self.event(torrent, "file", |l| l.with("file", u64::from(file.get()) + 1));
             }
             Alert::Tracker { torrent, url, outcome } => self.on_tracker(torrent, &url, &outcome),
             Alert::PeerConnected { torrent, addr, client, incoming, .. } => {
-                log::debug!("{}: peer {addr} connected: {client}", self.name(torrent));
                 self.event(torrent, "peer", |l| {
                     let l = l.with("what", "connected").with("addr", addr.to_string());
                     l.with("client", client.as_str()).with("incoming", incoming)
                 });
             }
             Alert::PeerClosed { torrent, addr, why, .. } => {
-                log::debug!("{}: peer {addr} closed: {why}", self.name(torrent));
                 self.event(torrent, "peer", |l| {
                     l.with("what", "closed").with("addr", addr.to_string()).with("why", why.to_string())
                 });
             }
             Alert::PeerBanned { torrent, addr } => {
-                log::info!("{}: peer {addr} sent bad data and is banned", self.name(torrent));
                 let text = format!("peer {addr} sent bad data and is banned");
                 self.event(torrent, "warning", |l| l.with("warning", text).with("addr", addr.to_string()));
             }
@@ -475,7 +474,6 @@ impl Run<'_> {
     fn on_tracker(&mut self, torrent: TorrentKey, url: &str, outcome: &TrackerOutcome) {
         match outcome {
             TrackerOutcome::Reply { peers, seeders, leechers, interval, warning } => {
-                log::info!("{}: tracker {url}: {peers} peers", self.name(torrent));
                 if let Some(warning) = warning {
                     log::warn!("{}: tracker {url} warns: {warning}", self.name(torrent));
                 }
@@ -559,12 +557,18 @@ impl Run<'_> {
     /// Saves, says goodbye, and waits for that a little.
     fn end(&mut self) {
         self.refresh();
-        let deadline = self.now + GOODBYE;
+        let (begin, deadline) = (self.now, self.now + GOODBYE);
         let stopped_by_signal = std::mem::take(&mut self.interrupted);
+        let mut patience = stopped_by_signal && !self.quiet;
         self.lp.shutdown();
         while !self.lp.stopped() && self.now < deadline && !self.interrupted {
-            if !self.turn(deadline - self.now) {
+            let until = if patience { begin + PATIENCE } else { deadline };
+            if !self.turn(until.since(self.now)) {
                 break;
+            }
+            if patience && self.now >= until {
+                term::print("Telling the trackers; interrupt again to leave at once.");
+                patience = false;
             }
         }
         self.interrupted = stopped_by_signal || self.interrupted;

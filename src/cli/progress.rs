@@ -109,7 +109,7 @@ fn fields(s: &Status, unicode: bool) -> Vec<String> {
             out.push(pair(s.have, s.wanted));
             out.push(format!("{down} {}", speed(s.rate_down)));
             out.push(format!("{up} {}", speed(s.rate_up)));
-            out.extend(s.eta.map(|eta| format!("ETA {}", time(eta))));
+            out.extend(s.eta.map(|eta| format!("ETA {}", time(eta.max(Duration::from_secs(1))))));
         }
         State::Seeding => {
             out.push("seeding".into());
@@ -345,7 +345,7 @@ mod tests {
     fn one_torrent_takes_two_lines() {
         let s = status("debian.iso", 17 << 20, 40 << 20);
         assert_eq!(
-            block(&[s.clone()], &Stats::default(), WIDE),
+            block(std::slice::from_ref(&s), &Stats::default(), WIDE),
             [
                 "debian.iso",
                 "▕████████████▊                 ▏ 42 %  17.0/40.0 MiB  ↓ 9.4 MiB/s  ↑ 0  ETA 2 s  3 peers (1 seed)",

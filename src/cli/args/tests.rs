@@ -1,3 +1,5 @@
+//! Command lines and what is made of them.
+
 use super::*;
 
 /// The world of these tests: `here.torrent` and `plain` are files, `out` is a folder.
@@ -217,7 +219,7 @@ fn unknown_options_and_missing_arguments() {
     assert_eq!(refused("a.torrent --dir"), "--dir: wanted an argument");
     assert_eq!(refused("-e=1 a.torrent").split(':').next(), Some("options"));
     assert_eq!(refused("--verify=1 a.torrent"), "--verify: wanted no argument");
-    assert_eq!(refused("--up=\u{1b}[2J a.torrent").contains('\u{1b}'), false);
+    assert!(!refused("--up=\u{1b}[2J a.torrent").contains('\u{1b}'));
     assert_eq!(parsed("-vvv -q a.torrent").unwrap().common.verbose, 3);
 }
 
