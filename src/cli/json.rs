@@ -8,7 +8,23 @@
 //!
 //! Every line has `t` (seconds since the start), `event` and `info_hash` (null where no torrent is
 //! meant), in this order, and then the event's own fields. Amounts are bytes, rates bytes per second,
-//! times seconds; what is not known is null. README's table of events is the reference.
+//! times seconds; what is not known is null. Files count from 1, pieces from 0.
+//!
+//! | event | fields |
+//! |---|---|
+//! | `added` | `name` `size` `files` `port` `dir` |
+//! | `checked` | `have` `pieces`: found on disk, of all |
+//! | `progress` | `state` `downloaded` `uploaded` `wasted` `have` `size` `percent` `ratio` |
+//! | | `rate_down` `rate_up` `peers` `seeds` `eta`; once a second, and at the end |
+//! | `piece`, `file` | `piece`, `file`: it is complete and verified |
+//! | `peer` | `what` (`connected` or `closed`) `addr`, then `client` `incoming`, or `why` |
+//! | `tracker` | `url` `ok`, then `peers` `seeders` `leechers` `interval` `warning`, or `error` |
+//! | `done` | `name` `downloaded` `uploaded` `size` `seconds`: all selected files are there |
+//! | `warning` | `warning`, and `piece` or `addr` |
+//! | `error` | `error` `code`: the exit code it would lead to |
+//!
+//! `downloaded` and `uploaded` count this run, `ratio` the torrent's whole life; `size` of a
+//! `progress` or `done` is that of the selected files.
 //!
 //! A reader that is slow slows the transfer down: lines are never dropped. A reader that has gone
 //! ends the command.
