@@ -199,12 +199,14 @@ fn each_way_not_to_be_a_torrent_has_its_code() {
 fn a_torrent_may_come_by_standard_input() {
     let folder = Folder::new();
     sample(&folder);
-    for args in [&["show", "-"][..], &["--list", "-"], &["check", "-", "data"]] {
+    for (args, words) in
+        [(&["show", "-"][..], "info hash"), (&["--list", "-"], "  t/b\n"), (&["check", "-", "data"], "t: complete")]
+    {
         let mut command = folder.command(args);
         let torrent = fs::File::open(folder.0.join("t.torrent")).expect("it is there");
         let ran = Ran::from(command.stdin(torrent).output().expect("the binary runs"));
         assert_eq!(ran.code, Some(0), "{}", ran.err);
-        assert!(ran.out.contains('b'), "{}", ran.out);
+        assert!(ran.out.contains(words), "{}", ran.out);
     }
 }
 

@@ -199,18 +199,31 @@ const fn row(short: &'static str, long: &'static str, arg: &'static str, with: u
     Row { short, long, arg, help, with }
 }
 
+const RATIO: &str = "\
+seed until R times what was downloaded is uploaded,
+or 'inf' (default 1.0)";
+
+const TIME: &str = "\
+seed for so many minutes, or 90s 5m 2h, or 'inf'
+(default 60). What comes first ends seeding; giving
+only one of the two goals leaves out the other";
+
+const PORT: &str = "\
+listen on this port, the first free one of a range,
+or 0 for any (default 6881-6999)";
+
 #[rustfmt::skip]
 const TABLE: &[Row] = &[
     row("d", "dir", "DIR", GET | CHECK, "the folder to download to (default: the current one)"),
     row("l", "list", "", GET, "list the torrent's files with their numbers, and exit"),
-    row("s", "select", "LIST", GET, "only these files: numbers from --list, as 1-3,7,9-"),
+    row("s", "select", "LIST", GET, "only these files, counted from 1 as --list does:\n1-3,7,9-"),
     row("", "sequential", "", GET, "download in order instead of rarest first"),
     row("V", "verify", "", GET, "check everything on disk first"),
     row("e", "exit-when-done", "", GET, "leave as soon as all torrents are complete"),
-    row("", "seed-ratio", "R", GET, "seed until R times what was downloaded is uploaded,\nor 'inf' (default 1.0)"),
-    row("", "seed-time", "T", GET, "seed for so many minutes, or 90s 5m 2h, or 'inf'\n(default 60). What comes first ends seeding; giving\nonly one of the two goals leaves out the other"),
+    row("", "seed-ratio", "R", GET, RATIO),
+    row("", "seed-time", "T", GET, TIME),
     row("", "timeout", "T", GET, "give up after T without progress (seconds, or 5m 2h)"),
-    row("p", "port", "N[-M]", GET, "listen on this port, the first free one of a range,\nor 0 for any (default 6881-6999)"),
+    row("p", "port", "N[-M]", GET, PORT),
     row("", "bind", "ADDR", GET, "use only this address of this machine; repeatable"),
     row("U", "up", "RATE", GET, "upload at most so many bytes/s: 500K, 2M, 0 = no limit"),
     row("D", "down", "RATE", GET, "download at most so many bytes/s"),
@@ -220,7 +233,7 @@ const TABLE: &[Row] = &[
     row("", "no-tracker", "", GET, "do not use the torrent's own trackers"),
     row("", "storage", "HOW", GET | CHECK, "file access: auto, map or io"),
     row("", "lane", "HOW", GET, "way of blocks to disk: auto, direct, gather, scratch"),
-    row("", "json", "", ALL, "JSON on standard output: a line per event"),
+    row("", "json", "", ALL, "JSON on standard output: a line per event, or one\nobject from show and check"),
     row("q", "quiet", "", ALL, "no progress; only errors"),
     row("v", "verbose", "", ALL, "say more; -vv and -vvv for debugging"),
     row("", "log", "FILE", ALL, "append the log to FILE"),

@@ -206,7 +206,8 @@ fn as_json(meta: &Metainfo, layout: &Layout, found: &Found, findings: &[Finding]
         })
         .collect();
     format!(
-        "{{\"name\":{},\"info_hash\":{},\"complete\":{},\"pieces\":{},\"pieces_good\":{},\"size\":{size},\"have\":{have},\"files\":[{}]}}\n",
+        "{{\"name\":{},\"info_hash\":{},\"complete\":{},\"pieces\":{},\"pieces_good\":{},\
+         \"size\":{size},\"have\":{have},\"files\":[{}]}}\n",
         json::quoted(&meta.name),
         meta.info_hash.map_or("null".into(), |h| format!("\"{h}\"")),
         findings.is_empty() && found.error.is_none(),

@@ -26,6 +26,7 @@ use super::json::{self, Line};
 use super::signals::{self, Source, Wish};
 use super::{Failure, escape, exit, load, progress, state_dir, term};
 use crate::config::Config;
+use crate::error::Error;
 use crate::id::{InfoHash, TorrentKey};
 use crate::metainfo::Metainfo;
 use crate::net::{Loop, LoopConfig};
@@ -35,6 +36,8 @@ use crate::time::{Duration, Instant};
 
 /// Longest wait at the end for trackers to take the goodbye.
 const GOODBYE: Duration = Duration::from_secs(3);
+/// How long that wait may be before a word about it.
+const PATIENCE: Duration = Duration::from_millis(300);
 /// The display changes this often at first, and every second later on.
 const BRISK: Duration = Duration::from_millis(200);
 /// How long it stays brisk.
@@ -63,10 +66,19 @@ struct Job {
     phase: Phase,
     /// Its status when last looked at.
     status: Option<Status>,
+    /// What had been downloaded and uploaded before this run.
+    before: (u64, u64),
     /// How long it took to complete.
     took: Option<Duration>,
     /// When it last got on, and what the sum of its counters was then.
     progress: (Instant, u64),
+}
+
+impl Job {
+    /// Payload that this run has downloaded and uploaded; a status counts the torrent's whole life.
+    fn transferred(&self, s: &Status) -> (u64, u64) {
+        (s.downloaded.saturating_sub(self.before.0), s.uploaded.saturating_sub(self.before.1))
+    }
 }
 
 /// How progress is shown.
@@ -109,7 +121,7 @@ struct Run<'a> {
 pub(super) fn get(opts: &Get, common: &Common) -> Result<u8, Failure> {
     let (metas, mut code) = load_all(opts, common)?;
     let peers = resolve(&opts.peers)?;
-    let mut lp = Loop::new(config(opts)).map_err(|e| Failure::new(exit::NETWORK, e.to_string()))?;
+    let mut lp = Loop::new(config(opts)).map_err(|e| Failure::new(code_of(&e), escape(&e.to_string())))?;
     let signals =
         Source::new(&mut lp).map_err(|e| Failure::new(exit::ERROR, format!("cannot watch for signals: {e}")))?;
     let start = lp.now();
@@ -199,6 +211,15 @@ fn config(opts: &Get) -> LoopConfig {
     }
 }
 
+fn code_of(e: &Error) -> u8 {
+    match e {
+        Error::Listen { .. } => exit::NETWORK,
+        Error::File { .. } => exit::FILE_IO,
+        Error::Metainfo(_) | Error::V2Only => exit::BAD_TORRENT,
+        _ => exit::ERROR,
+    }
+}
+
 /// One priority a file from `--select`; empty without it.
 fn priorities(opts: &Get, meta: &Metainfo) -> Result<Vec<Priority>, Failure> {
     let Some(selection) = &opts.select else { return Ok(Vec::new()) };
@@ -229,7 +250,7 @@ impl Run<'_> {
                 seed_time: self.opts.seed_time,
                 ..Add::new(meta, self.opts.dir.clone())
             })
-            .map_err(|e| Failure::new(exit::ERROR, format!("{}: {e}", escape(&name))))?;
+            .map_err(|e| Failure::new(code_of(&e), format!("{name}: {e}")))?;
         if self.json {
             let line = self.line("added", Some(info_hash)).with("name", name.as_str()).with("size", size);
             let line = line.with("files", files).with("port", self.lp.port());
@@ -245,8 +266,17 @@ impl Run<'_> {
                 self.lp.port()
             ));
         }
-        let progress = (self.now, 0);
-        self.jobs.push(Job { key, info_hash, name, phase: Phase::Running, status: None, took: None, progress });
+        let before = self.lp.session().status(self.now, key).map_or((0, 0), |s| (s.downloaded, s.uploaded));
+        self.jobs.push(Job {
+            key,
+            info_hash,
+            name,
+            phase: Phase::Running,
+            status: None,
+            before,
+            took: None,
+            progress: (self.now, 0),
+        });
         Ok(())
     }
 
@@ -360,7 +390,8 @@ impl Run<'_> {
         let Some(status) = self.jobs[i].status.clone() else { return };
         if self.json {
             let line = self.line("done", Some(status.info_hash)).with("name", status.name.as_str());
-            let line = line.with("downloaded", status.downloaded).with("uploaded", status.uploaded);
+            let (down, up) = self.jobs[i].transferred(&status);
+            let line = line.with("downloaded", down).with("uploaded", up);
             let seconds = json::rounded((self.now - self.start).as_secs_f64());
             self.send(line.with("size", status.wanted).with("seconds", seconds));
         }
@@ -386,12 +417,14 @@ impl Run<'_> {
                 job.phase = Phase::Failed(exit::TIMED_OUT);
                 let text = format!("no progress for {} seconds", timeout.as_secs_f64());
                 let (key, hash, failure) = (job.key, job.info_hash, Failure::new(exit::TIMED_OUT, text));
-                self.lp.pause(key);
+                // It can only be gone already, which is as good.
+                let _ = self.lp.pause(key);
                 self.fail(Some(hash), &failure);
             }
         }
     }
 
+    /// One alert, as JSON; what the core does not log by itself is logged here too.
     fn on_alert(&mut self, alert: Alert) {
         match alert {
             Alert::Checked { torrent, pieces } => {
@@ -401,28 +434,24 @@ impl Run<'_> {
             Alert::Piece { torrent, piece } => self.event(torrent, "piece", |l| l.with("piece", piece.get())),
             Alert::PieceFailed { torrent, piece } => {
                 let text = format!("piece {piece} failed its hash and is fetched again");
-                log::info!("{}: {text}", self.name(torrent));
-                self.event(torrent, "warning", |l| l.with("warning", text.as_str()).with("piece", piece.get()));
+                self.event(torrent, "warning", |l| l.with("warning", text).with("piece", piece.get()));
             }
             Alert::File { torrent, file } => {
                 self.event(torrent, "file", |l| l.with("file", u64::from(file.get()) + 1));
             }
             Alert::Tracker { torrent, url, outcome } => self.on_tracker(torrent, &url, &outcome),
             Alert::PeerConnected { torrent, addr, client, incoming, .. } => {
-                log::debug!("{}: peer {addr} connected: {client}", self.name(torrent));
                 self.event(torrent, "peer", |l| {
                     let l = l.with("what", "connected").with("addr", addr.to_string());
                     l.with("client", client.as_str()).with("incoming", incoming)
                 });
             }
             Alert::PeerClosed { torrent, addr, why, .. } => {
-                log::debug!("{}: peer {addr} closed: {why}", self.name(torrent));
                 self.event(torrent, "peer", |l| {
                     l.with("what", "closed").with("addr", addr.to_string()).with("why", why.to_string())
                 });
             }
             Alert::PeerBanned { torrent, addr } => {
-                log::info!("{}: peer {addr} sent bad data and is banned", self.name(torrent));
                 let text = format!("peer {addr} sent bad data and is banned");
                 self.event(torrent, "warning", |l| l.with("warning", text).with("addr", addr.to_string()));
             }
@@ -445,7 +474,6 @@ impl Run<'_> {
     fn on_tracker(&mut self, torrent: TorrentKey, url: &str, outcome: &TrackerOutcome) {
         match outcome {
             TrackerOutcome::Reply { peers, seeders, leechers, interval, warning } => {
-                log::info!("{}: tracker {url}: {peers} peers", self.name(torrent));
                 if let Some(warning) = warning {
                     log::warn!("{}: tracker {url} warns: {warning}", self.name(torrent));
                 }
@@ -500,9 +528,10 @@ impl Run<'_> {
 
     fn json_progress(&mut self) {
         for i in 0..self.jobs.len() {
-            if let Some(status) = &self.jobs[i].status {
-                let line = json::progress(self.line("progress", Some(status.info_hash)), status);
-                self.send(line);
+            let job = &self.jobs[i];
+            if let Some(status) = &job.status {
+                let line = self.line("progress", Some(status.info_hash));
+                self.send(json::progress(line, status, job.transferred(status)));
             }
         }
     }
@@ -528,12 +557,18 @@ impl Run<'_> {
     /// Saves, says goodbye, and waits for that a little.
     fn end(&mut self) {
         self.refresh();
-        let deadline = self.now + GOODBYE;
+        let (begin, deadline) = (self.now, self.now + GOODBYE);
         let stopped_by_signal = std::mem::take(&mut self.interrupted);
+        let mut patience = stopped_by_signal && !self.quiet;
         self.lp.shutdown();
         while !self.lp.stopped() && self.now < deadline && !self.interrupted {
-            if !self.turn(deadline - self.now) {
+            let until = if patience { begin + PATIENCE } else { deadline };
+            if !self.turn(until.since(self.now)) {
                 break;
+            }
+            if patience && self.now >= until {
+                term::print("Telling the trackers; interrupt again to leave at once.");
+                patience = false;
             }
         }
         self.interrupted = stopped_by_signal || self.interrupted;
@@ -550,7 +585,12 @@ impl Run<'_> {
         for job in &self.jobs {
             if let Some(status) = &job.status {
                 let took = job.took.unwrap_or(self.now - self.start);
-                term::print(&progress::summary(status, took.as_secs_f64(), job.took.is_some()));
+                term::print(&progress::summary(
+                    status,
+                    job.transferred(status),
+                    took.as_secs_f64(),
+                    job.took.is_some(),
+                ));
             }
         }
         if self.interrupted && self.jobs.iter().any(|job| job.took.is_none()) {

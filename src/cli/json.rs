@@ -8,7 +8,23 @@
 //!
 //! Every line has `t` (seconds since the start), `event` and `info_hash` (null where no torrent is
 //! meant), in this order, and then the event's own fields. Amounts are bytes, rates bytes per second,
-//! times seconds; what is not known is null. README's table of events is the reference.
+//! times seconds; what is not known is null. Files count from 1, pieces from 0.
+//!
+//! | event | fields |
+//! |---|---|
+//! | `added` | `name` `size` `files` `port` `dir` |
+//! | `checked` | `have` `pieces`: found on disk, of all |
+//! | `progress` | `state` `downloaded` `uploaded` `wasted` `have` `size` `percent` `ratio` |
+//! | | `rate_down` `rate_up` `peers` `seeds` `eta`; once a second, and at the end |
+//! | `piece`, `file` | `piece`, `file`: it is complete and verified |
+//! | `peer` | `what` (`connected` or `closed`) `addr`, then `client` `incoming`, or `why` |
+//! | `tracker` | `url` `ok`, then `peers` `seeders` `leechers` `interval` `warning`, or `error` |
+//! | `done` | `name` `downloaded` `uploaded` `size` `seconds`: all selected files are there |
+//! | `warning` | `warning`, and `piece` or `addr` |
+//! | `error` | `error` `code`: the exit code it would lead to |
+//!
+//! `downloaded` and `uploaded` count this run, `ratio` the torrent's whole life; `size` of a
+//! `progress` or `done` is that of the selected files.
 //!
 //! A reader that is slow slows the transfer down: lines are never dropped. A reader that has gone
 //! ends the command.
@@ -63,8 +79,8 @@ pub(super) fn rounded(x: f64) -> Value {
     Value::from((x * 1000.0).round() / 1000.0)
 }
 
-/// The fields of a `progress` line.
-pub(super) fn progress(line: Line, s: &Status) -> Line {
+/// The fields of a `progress` line; `downloaded` and `uploaded` are what this run has transferred.
+pub(super) fn progress(line: Line, s: &Status, (downloaded, uploaded): (u64, u64)) -> Line {
     let (state, share) = match s.state {
         State::Checking { done, total } => ("checking", (done.into(), total.into())),
         State::Downloading => ("downloading", (s.have, s.wanted)),
@@ -74,8 +90,8 @@ pub(super) fn progress(line: Line, s: &Status) -> Line {
     };
     let percent = if share.0 >= share.1 { 100.0 } else { share.0 as f64 * 100.0 / share.1 as f64 };
     line.with("state", state)
-        .with("downloaded", s.downloaded)
-        .with("uploaded", s.uploaded)
+        .with("downloaded", downloaded)
+        .with("uploaded", uploaded)
         .with("wasted", s.wasted)
         .with("have", s.have)
         .with("size", s.wanted)

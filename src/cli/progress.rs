@@ -63,19 +63,20 @@ pub(super) fn line(s: &Status) -> String {
     format!("{}: {}", escape(&s.name), fields(s, false).join(", "))
 }
 
-/// The last words about a torrent. `seconds` is the time it took to complete, or ran without.
-pub(super) fn summary(s: &Status, seconds: f64, complete: bool) -> String {
-    let name = escape(&s.name);
-    let rate = if seconds > 0.0 { (s.downloaded as f64 / seconds) as u64 } else { 0 };
-    let mut text = if !complete {
-        format!("{name}: incomplete, {} of it are there", pair(s.have, s.wanted))
-    } else if s.downloaded == 0 {
-        format!("{name}: complete, {}", bytes(s.wanted))
-    } else {
-        format!("{name}: complete, {} in {} ({}/s)", bytes(s.downloaded), seconds_of(seconds), bytes(rate))
+/// The last words about a torrent: what this run has transferred, in the `seconds` that it took to
+/// complete, or ran without completing.
+pub(super) fn summary(s: &Status, (down, up): (u64, u64), seconds: f64, complete: bool) -> String {
+    let mut text = escape(&s.name).into_owned();
+    text += &match complete {
+        true => format!(": complete, {}", bytes(s.wanted)),
+        false => format!(": incomplete, {}", pair(s.have, s.wanted)),
     };
-    if s.uploaded > 0 {
-        text += &format!(", {} uploaded", bytes(s.uploaded));
+    if down > 0 {
+        let rate = if seconds > 0.0 { (down as f64 / seconds) as u64 } else { down };
+        text += &format!(", {} downloaded in {} ({}/s)", bytes(down), seconds_of(seconds), bytes(rate));
+    }
+    if up > 0 {
+        text += &format!(", {} uploaded", bytes(up));
     }
     text + &format!(", ratio {:.2}", s.ratio())
 }
@@ -108,7 +109,7 @@ fn fields(s: &Status, unicode: bool) -> Vec<String> {
             out.push(pair(s.have, s.wanted));
             out.push(format!("{down} {}", speed(s.rate_down)));
             out.push(format!("{up} {}", speed(s.rate_up)));
-            out.extend(s.eta.map(|eta| format!("ETA {}", time(eta))));
+            out.extend(s.eta.map(|eta| format!("ETA {}", time(eta.max(Duration::from_secs(1))))));
         }
         State::Seeding => {
             out.push("seeding".into());
@@ -344,7 +345,7 @@ mod tests {
     fn one_torrent_takes_two_lines() {
         let s = status("debian.iso", 17 << 20, 40 << 20);
         assert_eq!(
-            block(&[s.clone()], &Stats::default(), WIDE),
+            block(std::slice::from_ref(&s), &Stats::default(), WIDE),
             [
                 "debian.iso",
                 "▕████████████▊                 ▏ 42 %  17.0/40.0 MiB  ↓ 9.4 MiB/s  ↑ 0  ETA 2 s  3 peers (1 seed)",
@@ -434,13 +435,14 @@ mod tests {
     #[test]
     fn the_summary_is_one_line() {
         let mut s = status("a", 38 << 20, 38 << 20);
-        assert_eq!(summary(&s, 4.0, true), "a: complete, 38.0 MiB in 4.0 s (9.5 MiB/s), ratio 0.00");
-        (s.uploaded, s.have, s.state) = (19 << 20, 0, State::Downloading);
+        let text = summary(&s, (38 << 20, 0), 4.0, true);
+        assert_eq!(text, "a: complete, 38.0 MiB, 38.0 MiB downloaded in 4.0 s (9.5 MiB/s), ratio 0.00");
+        (s.uploaded, s.have) = (19 << 20, 1 << 20);
+        let text = summary(&s, (2048, 1 << 20), 0.0, false);
         assert_eq!(
-            summary(&s, 4.0, false),
-            "a: incomplete, 0.0/38.0 MiB of it are there, 19.0 MiB uploaded, ratio 0.50"
+            text,
+            "a: incomplete, 1.0/38.0 MiB, 2.0 KiB downloaded in 0.0 s (2.0 KiB/s), 1.0 MiB uploaded, ratio 0.50"
         );
-        s.downloaded = 0;
-        assert_eq!(summary(&s, 0.0, true), "a: complete, 38.0 MiB, 19.0 MiB uploaded, ratio 0.00");
+        assert_eq!(summary(&s, (0, 0), 70.0, true), "a: complete, 38.0 MiB, ratio 0.50");
     }
 }

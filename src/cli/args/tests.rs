@@ -1,3 +1,5 @@
+//! Command lines and what is made of them.
+
 use super::*;
 
 /// The world of these tests: `here.torrent` and `plain` are files, `out` is a folder.
@@ -85,9 +87,8 @@ fn options_may_follow_operands_until_two_dashes() {
 
 #[test]
 fn the_last_of_two_counts_and_lists_add_up() {
-    let g = get(
-        "-U 1K --up=2M --peer 10.0.0.1:1 --peer=[::1]:65535 --peer host.example:80 --tracker udp://t:1 --tracker=HTTP://u/ --bind ::1 --bind 10.0.0.1 a.torrent",
-    );
+    let g = get("-U 1K --up=2M --peer 10.0.0.1:1 --peer=[::1]:65535 --peer host.example:80 \
+         --tracker udp://t:1 --tracker=HTTP://u/ --bind ::1 --bind 10.0.0.1 a.torrent");
     assert_eq!(g.up, Some(2 << 20));
     let peers: Vec<_> = g.peers.iter().map(|p| (p.host.as_str(), p.port)).collect();
     assert_eq!(peers, [("10.0.0.1", 1), ("::1", 65535), ("host.example", 80)]);
@@ -217,7 +218,7 @@ fn unknown_options_and_missing_arguments() {
     assert_eq!(refused("a.torrent --dir"), "--dir: wanted an argument");
     assert_eq!(refused("-e=1 a.torrent").split(':').next(), Some("options"));
     assert_eq!(refused("--verify=1 a.torrent"), "--verify: wanted no argument");
-    assert_eq!(refused("--up=\u{1b}[2J a.torrent").contains('\u{1b}'), false);
+    assert!(!refused("--up=\u{1b}[2J a.torrent").contains('\u{1b}'));
     assert_eq!(parsed("-vvv -q a.torrent").unwrap().common.verbose, 3);
 }
 
