@@ -1,7 +1,7 @@
 //! The real binary: what it prints, where, and how it exits. Nothing here needs a second peer.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -371,6 +371,7 @@ fn no_torrent_drives_the_terminal() {
     for args in [
         &["show", "t.torrent"][..],
         &["check", "t.torrent"],
+        &["check", "evil\x1b[2J.torrent"],
         &["-l", "t.torrent"],
         &["-vvv", "--timeout=1", "t.torrent"],
     ] {
@@ -379,6 +380,26 @@ fn no_torrent_drives_the_terminal() {
         assert!(all.contains("evil"), "{args:?}: {all:?}");
         assert!(!all.contains(|c: char| c != '\n' && (c.is_control() || c == '\u{202e}')), "{args:?}: {all:?}");
     }
+}
+
+#[test]
+fn no_tracker_drives_the_terminal() {
+    let folder = Folder::new();
+    sample(&folder);
+    let tracker = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let url = format!("--tracker=http://{}/announce", tracker.local_addr().expect("an address"));
+    std::thread::spawn(move || {
+        let reply = "d14:failure reason12:go\x1b[2J\x07\r\u{202e}!e";
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", reply.len());
+        for mut stream in tracker.incoming().map_while(Result::ok) {
+            let _ = stream.read(&mut [0; 4096]);
+            let _ = stream.write_all((head.clone() + reply).as_bytes());
+        }
+    });
+    let ran = folder.run(&alone(&["-v", "--timeout=2", &url, "t.torrent", "empty/"]));
+    ran.failed(5, "tracker http://127.0.0.1:");
+    assert!(ran.err.contains("go"), "{:?}", ran.err);
+    assert!(!ran.err.contains(|c: char| c != '\n' && (c.is_control() || c == '\u{202e}')), "{:?}", ran.err);
 }
 
 fn alone_if_download<'a>(args: &[&'a str]) -> Vec<&'a str> {
