@@ -103,7 +103,10 @@ impl Sink {
             Level::Debug => "debug",
             Level::Trace => "trace",
         };
-        if level <= self.terminal {
+        if level <= self.terminal && target.starts_with("btmio::cli") {
+            // The program speaking to its user, rather than about itself.
+            term::print(&format!("btmio: {word}: {text}"));
+        } else if level <= self.terminal {
             term::above(|| {
                 self.logger.log(&Record::builder().level(level).target(target).args(format_args!("{text}")).build());
             });

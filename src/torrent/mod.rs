@@ -594,7 +594,7 @@ impl Torrent {
     pub(crate) fn tracker_failed(&mut self, cx: &mut Cx<'_>, tracker: TrackerIdx, error: &TrackerError) {
         let news = self.tiers.on_error(cx.now, tracker, error, cx.rng);
         let url = self.tracker_url(tracker);
-        log::info!("tracker {url}: {error}");
+        log::debug!("tracker {url}: {error}");
         if news {
             let outcome = crate::api::TrackerOutcome::Error(error.to_string());
             cx.alerts.push_back(Alert::Tracker { torrent: self.key, url, outcome });
@@ -617,7 +617,7 @@ impl Torrent {
             warning: reply.warning.clone(),
         };
         let url = self.tracker_url(tracker);
-        log::info!("tracker {url}: {named} peers");
+        log::debug!("tracker {url}: {named} peers");
         cx.alerts.push_back(Alert::Tracker { torrent: self.key, url, outcome });
         if self.is_active() {
             self.dial(cx);
