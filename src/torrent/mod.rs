@@ -9,17 +9,20 @@
 //!                                                                                 ▼
 //! ```
 //!
-//! `Torrent` keeps the lifecycle; `exchange` speaks with peers; [`picker`] decides what to fetch,
+//! `Torrent` keeps the lifecycle; `exchange` speaks with peers, `blocks` asks for and takes blocks,
+//! `serve` gives them; [`picker`] decides what to fetch,
 //! [`choker`] whom to serve, [`swarm`] whom to dial, `check` what on disk can be trusted, and
 //! `resume` is the record for the next run. Nothing here touches a file, a socket or a clock:
 //! it emits [`Action`]s and [`Alert`]s through its [`Cx`].
 
+mod blocks;
 mod check;
 pub mod choker;
 mod exchange;
 pub mod layout;
 pub mod picker;
 mod resume;
+mod serve;
 pub mod swarm;
 
 use std::collections::BTreeMap;
