@@ -30,7 +30,7 @@ use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::api::{Action, Add, Alert, CloseReason, ErrorKind, FileStamp, FileStatus, State, Stats, Status};
+use crate::api::{Action, Add, Alert, Alerts, CloseReason, ErrorKind, FileStamp, FileStatus, State, Stats, Status};
 use crate::bitfield::Bitfield;
 use crate::config::Config;
 use crate::id::{Block, ConnKey, FileIndex, InfoHash, PeerId, PeerTag, PieceIndex, TorrentKey};
@@ -65,7 +65,7 @@ pub struct Cx<'a> {
     /// What to do, for the driver.
     pub actions: &'a mut VecDeque<Action>,
     /// What happened, for the embedder.
-    pub alerts: &'a mut VecDeque<Alert>,
+    pub alerts: &'a mut Alerts,
     /// Settings.
     pub config: &'a Config,
     /// Totals.
