@@ -147,8 +147,7 @@ impl Session {
             Ok((n, None)) => (n, Ok(())),
             Ok((n, Some(HandshakeEvent::InfoHash(_, hash)))) => (n, self.on_info_hash(conn, &hash)),
             Ok((n, Some(HandshakeEvent::Done(theirs)))) => {
-                let incoming = peer.incoming;
-                let key = peer.torrent;
+                let (incoming, key) = (peer.incoming, peer.torrent);
                 let verdict = match key.and_then(|k| self.torrents.get_mut(k)) {
                     Some(t) if t.info_hash == theirs.info_hash => {
                         if incoming && self.stats.peers >= self.config.max_peers {
@@ -159,9 +158,6 @@ impl Session {
                     }
                     _ => Err(CloseReason::UnknownInfoHash),
                 };
-                if verdict.is_ok() && incoming {
-                    self.strangers -= 1;
-                }
                 if let Some(key) = key {
                     self.arm(now, key);
                 }

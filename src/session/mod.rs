@@ -18,6 +18,7 @@
 //! through `trackers`, the data plane lives in `data`.
 
 mod data;
+mod invariants;
 mod timers;
 mod trackers;
 
@@ -79,6 +80,7 @@ macro_rules! cx {
             stats: &mut $self.stats,
             me: &$self.me,
             touched: &mut $self.touched,
+            strangers: &mut $self.strangers,
         }
     };
 }
@@ -337,6 +339,7 @@ impl Session {
             Input::Hashed { torrent, piece, ok, blocks } => {
                 let _ = self.command(now, torrent, |t, cx| t.on_hashed(cx, piece, ok, blocks.as_deref()));
             }
+            Input::PieceLost { .. } => {}
             Input::DiskFailed { torrent, error, kind } => {
                 let _ = self.command(now, torrent, |t, cx| t.fail(cx, error, kind));
             }
@@ -457,16 +460,14 @@ impl Session {
     /// Ends a peer connection.
     fn close(&mut self, now: Instant, conn: ConnKey, why: CloseReason) {
         let Some(Conn::Peer(peer)) = self.conns.get(conn) else { return };
-        let (incoming, live) = (peer.incoming, peer.is_live());
-        if incoming && !live {
-            self.strangers -= 1;
-        }
+        let stranger = peer.incoming && !peer.is_live();
         if let Some(t) = peer.torrent.and_then(|k| self.torrents.get_mut(k)) {
             t.close(&mut cx!(self, now), conn, why);
             let key = t.key;
             self.arm(now, key);
         } else {
             log::debug!("peer {}: closed: {why}", peer.addr);
+            self.strangers -= usize::from(stranger);
             self.conns.remove(conn);
             self.actions.push_back(Action::Close { conn, why });
         }

@@ -29,6 +29,12 @@ impl Timers {
         self.heap.peek().map(|Reverse((at, _))| *at)
     }
 
+    /// How many are armed, stale ones included.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.heap.len()
+    }
+
     /// The next timer that is due.
     pub(super) fn pop(&mut self, now: Instant) -> Option<Timer> {
         if self.next()? > now {

@@ -60,7 +60,19 @@ impl Torrent {
         if incoming && self.peers.len() >= cx.config.max_peers_torrent {
             return Err(CloseReason::TooManyPeers);
         }
+        if self.swarm.is_banned(&addr) {
+            return Err(CloseReason::Banned);
+        }
         self.settle_duplicate(cx, conn, theirs.peer_id, incoming)?;
+        let tag = match cx.peer(conn).and_then(|p| p.tag) {
+            Some(tag) => tag,
+            None => match self.swarm.incoming(addr) {
+                None => return Err(CloseReason::TooManyPeers),
+                Some(tag) if self.swarm.conn(tag).is_some() => return Err(CloseReason::Duplicate),
+                Some(tag) => tag,
+            },
+        };
+        // From here on it counts as live, and nothing may fail.
         let pieces = self.layout.pieces();
         let Some(peer) = cx.peer(conn) else { return Ok(()) };
         peer.phase = crate::peer::Phase::Live;
@@ -69,22 +81,17 @@ impl Torrent {
         peer.extended = theirs.reserved.has_extended();
         peer.have = Bitfield::none(pieces);
         peer.decoder.set_bitfield_len(pieces.div_ceil(8) as usize);
+        peer.tag = Some(tag);
         if incoming {
-            peer.tag = self.swarm.incoming(addr);
-            let Some(tag) = peer.tag else { return Err(CloseReason::Banned) };
-            if self.swarm.conn(tag).is_some() {
-                return Err(CloseReason::Duplicate);
-            }
             self.swarm.attach(tag, conn);
+            *cx.strangers -= 1;
         } else {
             self.connecting -= 1;
             cx.stats.half_open -= 1;
         }
         cx.stats.peers += 1;
         self.peers.push(conn);
-        if let Some(tag) = cx.peer(conn).and_then(|p| p.tag) {
-            self.swarm.worked(tag);
-        }
+        self.swarm.worked(tag);
         let client = wire::client_name(&theirs.peer_id);
         log::debug!("peer {addr}: {client}, {}", if incoming { "dialled us" } else { "dialled" });
         cx.alerts.push_back(Alert::PeerConnected { torrent: self.key, conn, addr, client, incoming });
@@ -157,7 +164,9 @@ impl Torrent {
             self.picker.on_peer_gone(&peer.have);
             self.release(conn, &peer);
             cx.alerts.push_back(Alert::PeerClosed { torrent: self.key, conn, addr: peer.addr, why: why.clone() });
-        } else if !peer.incoming {
+        } else if peer.incoming {
+            *cx.strangers -= 1;
+        } else {
             self.connecting -= 1;
             cx.stats.half_open -= 1;
         }

@@ -167,7 +167,7 @@ impl Swarm {
             }
             self.unschedule(tag);
             let known = &self.known[tag.idx()];
-            if seeding && known.seed {
+            if seeding && known.seed || self.is_banned(&known.addr) {
                 continue;
             }
             return Some((tag, known.addr));
@@ -247,6 +247,11 @@ impl Swarm {
         let addr = self.known[tag.idx()].addr;
         self.banned.insert(addr.ip());
         addr
+    }
+
+    /// Nothing is to be had to do with this address.
+    pub fn is_banned(&self, addr: &SocketAddr) -> bool {
+        self.banned.contains(&addr.ip().to_canonical())
     }
 
     /// The address behind a tag.
