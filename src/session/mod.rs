@@ -371,11 +371,11 @@ impl Session {
     }
 
     fn tick(&mut self, now: Instant) {
-        while let Some(timer) = self.timers.pop(now) {
+        while let Some((at, timer)) = self.timers.pop(now) {
             match timer {
-                Timer::Conn(conn) => self.on_conn_timer(now, conn),
+                Timer::Conn(conn) => self.on_conn_timer(now, at, conn),
                 Timer::Torrent(key) => {
-                    if let Some(t) = self.torrents.get_mut(key) {
+                    if let Some(t) = self.torrents.get_mut(key).filter(|t| t.timer == at) {
                         t.timer = Instant::FAR;
                         t.tick(&mut cx!(self, now));
                         self.arm(now, key);
@@ -386,8 +386,9 @@ impl Session {
         }
     }
 
-    fn on_conn_timer(&mut self, now: Instant, conn: ConnKey) {
+    fn on_conn_timer(&mut self, now: Instant, at: Instant, conn: ConnKey) {
         match self.conns.get_mut(conn) {
+            Some(Conn::Peer(p)) if p.timer != at => {}
             Some(Conn::Peer(p)) => {
                 p.timer = Instant::FAR;
                 let due = p.deadline(&self.config) <= now;
