@@ -186,7 +186,7 @@ pub struct Peer {
     pub given_since_unchoke: u64,
     /// Nothing is asked of it before then: it has just refused something.
     pub hold_until: Instant,
-    /// The driver has been told that something waits for this peer.
+    /// A `Wake` for this peer is among the actions that wait for the driver.
     pub woken: bool,
     /// The timer that is armed for it.
     pub timer: Instant,

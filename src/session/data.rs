@@ -282,7 +282,6 @@ impl Session {
     /// to try again if a limit held something back.
     pub fn offer(&mut self, now: Instant, conn: ConnKey) -> Option<Instant> {
         let Some(Conn::Peer(p)) = self.conns.get_mut(conn) else { return None };
-        p.woken = false;
         let mut budget = self.up.available(now);
         while let Some(block) = p.serving.front().copied() {
             if p.outbox.payload_len() >= OUTBOX_PAYLOAD {

@@ -350,7 +350,13 @@ impl Session {
 
     /// What to do next.
     pub fn poll_action(&mut self) -> Option<Action> {
-        self.actions.pop_front()
+        let action = self.actions.pop_front();
+        if let Some(Action::Wake { conn }) = action {
+            if let Some(p) = self.conns.get_mut(conn).and_then(Conn::peer_mut) {
+                p.woken = false;
+            }
+        }
+        action
     }
 
     /// What happened next. Pull them: of those nobody pulls, the oldest are lost at
