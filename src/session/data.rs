@@ -12,7 +12,7 @@
 use super::{Action, CloseReason, Session, Want, cx};
 use crate::config::limits;
 use crate::id::{Block, ConnKey};
-use crate::peer::{Chunk, Conn, Peer, Phase, Receiving};
+use crate::peer::{Chunk, Conn, Peer, Phase};
 use crate::time::Instant;
 use crate::torrent::Torrent;
 use crate::wire::{self, Event, Handshake, HandshakeEvent, PIECE_HEADER_LEN};
@@ -126,11 +126,6 @@ impl Session {
         let key = torrent.key;
         if let Some(Conn::Peer(peer)) = self.conns.get_mut(conn) {
             peer.decoder = decoder;
-            // A block without payload: some clients mean a rejection by it.
-            if let Some(Receiving { block, .. }) = peer.receiving.filter(|r| r.block.len == 0) {
-                peer.receiving = None;
-                peer.asked.retain(|a| a.block.piece != block.piece || a.block.begin != block.begin);
-            }
         }
         if let Err(why) = verdict {
             self.close(now, conn, why);

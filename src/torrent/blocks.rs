@@ -18,6 +18,8 @@ use crate::wire::Message;
 
 /// A block whose sender has been at it for so long may be taken over by another.
 const STALLED: Duration = Duration::from_secs(2);
+/// Pause before asking a peer again that has refused a request.
+const HOLD: Duration = Duration::from_secs(1);
 /// Blocks that nobody asked for until the peer is closed.
 const UNASKED_MAX: u32 = 32;
 
@@ -114,6 +116,14 @@ impl Torrent {
         let now = cx.now;
         let r = self.block_ref(&block);
         let Some(peer) = cx.peer(conn) else { return Ok(()) };
+        if block.len == 0 {
+            // Some clients mean a rejection by it.
+            let start = |a: &&Asked| (a.block.piece, a.block.begin) == (block.piece, block.begin);
+            if let Some(refused) = peer.asked.iter().find(start).map(|a| a.block) {
+                self.on_refused(cx, conn, &refused);
+                return Ok(());
+            }
+        }
         let asked = peer.asked.front().is_some_and(|a| a.block == block) || peer.has_asked(&block);
         if !asked && peer.withdrawn == 0 {
             peer.unasked += 1;
@@ -126,10 +136,25 @@ impl Torrent {
         if let (true, Some(r)) = (expected, r) {
             keep = self.picker.missing(r) && (self.picker.lease(r, conn) || self.take_over(cx, r, conn));
         }
-        if let Some(peer) = cx.peer(conn) {
+        if let Some(peer) = cx.peer(conn).filter(|_| block.len > 0) {
             peer.receiving = Some(Receiving { block, dropped: !keep, since: now });
         }
         Ok(())
+    }
+
+    /// It will not send a block that it was asked for: someone else may, and it is left alone for a
+    /// moment.
+    pub(super) fn on_refused(&mut self, cx: &mut Cx<'_>, conn: ConnKey, block: &Block) {
+        let now = cx.now;
+        let Some(peer) = cx.peer(conn) else { return };
+        if peer.take_asked(block).is_none() {
+            peer.withdrawn = peer.withdrawn.saturating_sub(1);
+            return;
+        }
+        peer.hold_until = now + HOLD;
+        peer.allowed.retain(|p| *p != block.piece);
+        self.withdraw(conn, block);
+        cx.touched.push(conn);
     }
 
     /// The connection that is receiving this block has stalled: `conn` goes on in its place.

@@ -10,8 +10,6 @@ use std::net::SocketAddr;
 use crate::config::limits;
 use crate::wire::{self, Ext, ExtHandshake, Handshake, Message};
 
-/// Pause before asking a peer again that has refused a request.
-const HOLD: Duration = Duration::from_secs(1);
 /// Suggested pieces that are remembered (BEP 6).
 const SUGGESTED_MAX: usize = 16;
 /// Allowed-fast pieces that are remembered (BEP 6).
@@ -356,19 +354,11 @@ impl Torrent {
     }
 
     fn on_reject(&mut self, cx: &mut Cx<'_>, conn: ConnKey, block: Block) -> Verdict {
-        let now = cx.now;
         let Some(peer) = cx.peer(conn) else { return Ok(()) };
         if !peer.fast {
             return Err(breach("reject without the fast extension"));
         }
-        if peer.take_asked(&block).is_some() {
-            peer.hold_until = now + HOLD;
-            peer.allowed.retain(|p| *p != block.piece);
-            self.withdraw(conn, &block);
-            cx.touched.push(conn);
-        } else {
-            peer.withdrawn = peer.withdrawn.saturating_sub(1);
-        }
+        self.on_refused(cx, conn, &block);
         Ok(())
     }
 
