@@ -96,8 +96,17 @@ impl Session {
                 Step::Gone => return input.len(),
             }
         }
-        self.arm_touched(now);
+        self.kick(now, conn);
         used
+    }
+
+    /// Blocks that came free while a read was handled go to whoever has room, once a read.
+    fn kick(&mut self, now: Instant, conn: ConnKey) {
+        let key = self.conns.get(conn).and_then(Conn::peer).and_then(|p| p.torrent);
+        if let Some(t) = key.and_then(|k| self.torrents.get_mut(k)) {
+            t.kick_idle(&mut cx!(self, now));
+        }
+        self.arm_touched(now);
     }
 
     fn feed_some(&mut self, now: Instant, conn: ConnKey, input: &[u8]) -> Step {
@@ -223,7 +232,7 @@ impl Session {
                 return n;
             }
         }
-        self.arm_touched(now);
+        self.kick(now, conn);
         used
     }
 

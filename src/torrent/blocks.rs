@@ -100,7 +100,7 @@ impl Torrent {
     }
 
     /// Blocks came free: asks peers that have room for more.
-    pub(super) fn kick_idle(&mut self, cx: &mut Cx<'_>) {
+    pub(crate) fn kick_idle(&mut self, cx: &mut Cx<'_>) {
         if !std::mem::take(&mut self.kick) || !self.is_active() {
             return;
         }
