@@ -27,6 +27,9 @@ use crate::tracker::http::HttpTransaction;
 use crate::tracker::tiers::TrackerIdx;
 use crate::wire::{Decoder, HandshakeReader};
 
+/// Requests that are outstanding at a peer whose rate is not known yet.
+const QUEUE_START: u32 = 16;
+
 /// What a connection is for.
 #[derive(Debug)]
 pub enum Conn {
@@ -238,7 +241,7 @@ impl Peer {
             withdrawn: 0,
             unasked: 0,
             serving: VecDeque::new(),
-            queue_target: 16,
+            queue_target: QUEUE_START,
             slow_start: true,
             slow_start_mark: (now, 0),
             reqq: limits::REQUESTS_OUT_DEFAULT as u32,
@@ -266,6 +269,11 @@ impl Peer {
     /// Messages flow.
     pub fn is_live(&self) -> bool {
         matches!(self.phase, Phase::Live)
+    }
+
+    /// More waits for its socket, blocks apart, than a peer that reads would let pile up.
+    pub fn is_stuck(&self) -> bool {
+        self.outbox.control_len() > limits::OUTBOX
     }
 
     /// It has all pieces.
@@ -307,6 +315,14 @@ impl Peer {
             let ahead = self.received.get(now).saturating_mul(config.queue_time.as_millis() as u64) / 1000;
             self.queue_target = u32::try_from(ahead / u64::from(BLOCK_LEN)).unwrap_or(cap).clamp(4, cap);
         }
+    }
+
+    /// It choked us: the pipeline starts small again, or flapping would cost us a full one each time.
+    pub fn on_choke(&mut self, now: Instant) {
+        self.choked = true;
+        self.queue_target = QUEUE_START;
+        self.slow_start = true;
+        self.slow_start_mark = (now, 0);
     }
 
     /// What its next deadline is: a timeout of its phase, a keep-alive, or a snub.

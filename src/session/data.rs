@@ -126,7 +126,7 @@ impl Session {
         // The decoder is taken out while its event, which may borrow from it, is handled.
         let mut decoder = std::mem::take(&mut peer.decoder);
         let mut cx = cx!(self, now);
-        let (used, verdict) = match decoder.feed(input) {
+        let (used, mut verdict) = match decoder.feed(input) {
             Err(e) => (0, Err(CloseReason::Protocol(e.to_string()))),
             Ok((n, None)) => (n, Ok(())),
             Ok((n, Some(Event::Message(m)))) => (n, torrent.on_message(&mut cx, conn, &m)),
@@ -135,6 +135,10 @@ impl Session {
         let key = torrent.key;
         if let Some(Conn::Peer(peer)) = self.conns.get_mut(conn) {
             peer.decoder = decoder;
+            // Whatever it is that makes us answer: one that reads none of the answers is not worth the memory.
+            if verdict.is_ok() && peer.is_stuck() {
+                verdict = Err(CloseReason::Protocol("asks for more answers than it reads".to_owned()));
+            }
         }
         if let Err(why) = verdict {
             self.close(now, conn, why);

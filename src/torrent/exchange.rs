@@ -233,8 +233,9 @@ impl Torrent {
     }
 
     fn on_choke(&mut self, cx: &mut Cx<'_>, conn: ConnKey) -> Verdict {
+        let now = cx.now;
         let Some(peer) = cx.peer(conn) else { return Ok(()) };
-        peer.choked = true;
+        peer.on_choke(now);
         if peer.fast {
             return Ok(()); // each request will be answered or rejected (BEP 6)
         }
