@@ -188,13 +188,13 @@ impl Torrent {
             self.picker.withdraw(r, conn);
         } else {
             self.picker.unlease(r, conn);
-            let shared = self.picker.others(r);
             match self.picker.on_block(r, conn, tag) {
                 Taken::Duplicate => self.wasted += u64::from(block.len),
                 Taken::Block => {}
                 Taken::PieceDone => self.ask_hash(cx, r.piece),
             }
-            if shared {
+            // Also where it is requested only because this connection had been given up.
+            if self.picker.others(r) {
                 self.cancel_elsewhere(cx, conn, &block);
             }
         }
