@@ -295,15 +295,8 @@ impl Torrent {
         if peer.have.get(piece) {
             return Ok(());
         }
-        if peer.have.count() + 1 == peer.have.len() {
-            // The picker counts complete peers apart.
-            self.picker.on_peer_gone(&peer.have);
-            peer.have.set(piece);
-            self.picker.on_peer_bitfield(&peer.have);
-        } else {
-            peer.have.set(piece);
-            self.picker.on_peer_have(piece);
-        }
+        peer.have.set(piece);
+        self.picker.on_peer_have(piece);
         peer.wanted_pieces += u32::from(wants);
         let (seed, tag) = (peer.is_seed(), peer.tag);
         if seed {
@@ -326,9 +319,8 @@ impl Torrent {
         if piece.get() >= peer.have.len() || !peer.have.get(piece) {
             return;
         }
-        self.picker.on_peer_gone(&peer.have);
         peer.have.clear(piece);
-        self.picker.on_peer_bitfield(&peer.have);
+        self.picker.on_peer_lost(piece);
         peer.wanted_pieces -= u32::from(wants && peer.wanted_pieces > 0);
         self.update_interest(cx, conn);
     }
