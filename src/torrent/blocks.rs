@@ -289,17 +289,24 @@ impl Torrent {
     }
 
     fn on_piece_bad(&mut self, cx: &mut Cx<'_>, piece: PieceIndex, blocks: Option<&[[u8; 20]]>) {
-        let size = u64::from(self.layout.piece_size(piece));
         log::warn!("{}: piece {piece} failed its hash", self.meta.name.escape_debug());
-        self.wasted += size;
         let senders = self.picker.contributors(piece);
-        let sent: Vec<_> =
-            (0..self.layout.blocks_in(piece)).map(|block| self.picker.contributor(BlockRef { piece, block })).collect();
+        // Who sent each block; nobody sends pads, and blocks of an earlier run come from the disk.
+        let (mut sent, mut strays) = (Vec::new(), false);
+        for block in 0..self.layout.blocks_in(piece) {
+            let r = BlockRef { piece, block };
+            let tag = self.picker.contributor(r);
+            match tag {
+                Some(_) => self.wasted += u64::from(self.wire_block(r).len),
+                None => strays |= !self.layout.is_all_pad(&self.layout.block(piece, block)),
+            }
+            sent.push(tag);
+        }
         self.picker.on_piece_bad(piece);
         self.mark_pads_of(piece);
         cx.alerts.push_back(Alert::PieceFailed { torrent: self.key, piece });
-        if let [only] = senders[..] {
-            self.ban(cx, only);
+        if let ([only], false) = (&senders[..], strays) {
+            self.ban(cx, *only);
         } else if let Some(digests) = blocks {
             let suspects =
                 sent.iter().zip(digests).map(|(tag, d)| (tag.unwrap_or(PeerTag::new(u32::MAX)), *d)).collect();
@@ -329,7 +336,12 @@ impl Torrent {
         let addr = self.swarm.ban(tag);
         log::warn!("peer {addr}: banned for bad data");
         cx.alerts.push_back(Alert::PeerBanned { torrent: self.key, addr });
-        if let Some(conn) = self.swarm.conn(tag) {
+        // By host: the connection may go by another of its addresses by now.
+        let host = addr.ip();
+        let there =
+            |c: &ConnKey| cx.conns.get(*c).and_then(Conn::peer).is_some_and(|p| p.addr.ip().to_canonical() == host);
+        let guilty: Vec<_> = self.peers.iter().copied().filter(there).collect();
+        for conn in guilty {
             self.close(cx, conn, CloseReason::Banned);
         }
     }
