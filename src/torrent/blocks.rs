@@ -330,10 +330,7 @@ impl Torrent {
     }
 
     fn ban(&mut self, cx: &mut Cx<'_>, tag: PeerTag) {
-        if self.swarm.addr(tag).is_none() {
-            return;
-        }
-        let addr = self.swarm.ban(tag);
+        let Some(addr) = self.swarm.ban(tag) else { return };
         log::warn!("peer {addr}: banned for bad data");
         cx.alerts.push_back(Alert::PeerBanned { torrent: self.key, addr });
         // By host: the connection may go by another of its addresses by now.
