@@ -152,6 +152,8 @@ impl Session {
         let Phase::Handshake(reader) = &mut peer.phase else { return Step::Gone };
         let (used, verdict) = match reader.feed(input) {
             Err(e) => (0, Err(CloseReason::Protocol(e.to_string()))),
+            // Behind a complete handshake that led nowhere.
+            Ok((0, None)) => (input.len(), Ok(())),
             Ok((n, None)) => (n, Ok(())),
             Ok((n, Some(HandshakeEvent::InfoHash(_, hash)))) => (n, self.on_info_hash(conn, &hash)),
             Ok((n, Some(HandshakeEvent::Done(theirs)))) => {

@@ -50,10 +50,9 @@ impl Torrent {
         let Some(peer) = cx.peer(conn) else { return Ok(()) };
         let (incoming, addr) = (peer.incoming, peer.addr);
         if theirs.peer_id == cx.me.id {
-            if let Some(tag) = cx.peer(conn).and_then(|p| p.tag) {
-                self.swarm.bar(tag);
-            }
-            return Err(CloseReason::Ourselves);
+            // The end that dialled has to see our answer, or it dials again: an accepted connection
+            // waits, and goes no further, until the other end closes it or its time is up.
+            return if incoming { Ok(()) } else { Err(CloseReason::Ourselves) };
         }
         if incoming && self.peers.len() >= cx.config.max_peers_torrent {
             return Err(CloseReason::TooManyPeers);
@@ -61,8 +60,8 @@ impl Torrent {
         if self.swarm.is_banned(&addr) {
             return Err(CloseReason::Banned);
         }
-        self.settle_duplicate(cx, conn, theirs.peer_id, incoming)?;
-        let tag = match cx.peer(conn).and_then(|p| p.tag) {
+        let inherited = self.settle_duplicate(cx, conn, theirs.peer_id, incoming)?;
+        let tag = match inherited.or_else(|| cx.peer(conn).and_then(|p| p.tag)) {
             Some(tag) => tag,
             None => match self.swarm.incoming(addr) {
                 None => return Err(CloseReason::TooManyPeers),
@@ -98,16 +97,30 @@ impl Torrent {
     }
 
     /// Two connections to one peer: the one opened by the side with the higher id stays (BEP 3
-    /// leaves it open; this is what others do, so that both sides choose the same one).
-    fn settle_duplicate(&mut self, cx: &mut Cx<'_>, conn: ConnKey, id: PeerId, incoming: bool) -> Verdict {
-        let me = cx.me.id;
+    /// leaves it open; this is what others do, so that both sides choose the same one). Whichever
+    /// stays goes by the address that was dialled, so that it is not dialled again; when that is the
+    /// new one, its tag is returned.
+    fn settle_duplicate(
+        &mut self,
+        cx: &mut Cx<'_>,
+        conn: ConnKey,
+        id: PeerId,
+        incoming: bool,
+    ) -> Result<Option<PeerTag>, CloseReason> {
         let twin = self.peers.iter().copied().find(|&c| c != conn && cx.peer(c).is_some_and(|p| p.id == Some(id)));
-        let Some(twin) = twin else { return Ok(()) };
-        let keep_ours = me > id;
-        let twin_incoming = cx.peer(twin).is_some_and(|p| p.incoming);
-        if twin_incoming != incoming && (keep_ours != incoming) {
+        let Some(twin) = twin else { return Ok(None) };
+        let ours_stays = cx.me.id > id;
+        let (twin_incoming, twin_tag) = cx.peer(twin).map_or((false, None), |p| (p.incoming, p.tag));
+        if twin_incoming != incoming && ours_stays != incoming {
             self.close(cx, twin, CloseReason::Duplicate);
-            return Ok(());
+            return Ok(twin_tag.filter(|_| incoming));
+        }
+        let dialled = cx.peer(conn).and_then(|p| p.tag).filter(|_| !incoming && twin_incoming);
+        if let (Some(tag), Some(old)) = (dialled, twin_tag) {
+            if !self.swarm.is_dialable(old) {
+                self.swarm.moved(tag, conn);
+                self.rename(cx, twin, tag);
+            }
         }
         Err(CloseReason::Duplicate)
     }
@@ -378,9 +391,7 @@ impl Torrent {
         let now = cx.now;
         let Some(peer) = cx.peer(conn) else { return Ok(()) };
         if id == 0 {
-            let Ok(theirs) = ExtHandshake::parse(payload) else {
-                return Err(breach("extension handshake is not a dictionary"));
-            };
+            let Ok(theirs) = ExtHandshake::parse(payload) else { return Ok(()) };
             if let Some(reqq) = theirs.reqq {
                 peer.reqq = reqq.clamp(1, limits::REQUESTS_OUT as u32);
             }
@@ -412,18 +423,27 @@ impl Torrent {
     }
 
     /// An incoming peer says where it listens: that address is the one to remember, and is not
-    /// dialled while this connection lasts.
+    /// dialled while this connection lasts. It may say so once.
     fn learn_listener(&mut self, now: Instant, conn: ConnKey, cx: &mut Cx<'_>, addr: SocketAddr) {
-        self.swarm.add(now, addr, Source::Incoming);
-        let Some(tag) = self.swarm.incoming(addr) else { return };
-        if self.swarm.conn(tag).is_some() {
+        let knows = cx.peer(conn).and_then(|p| p.tag).is_some_and(|tag| self.swarm.is_dialable(tag));
+        if knows || self.swarm.is_connected(&addr) {
             return;
         }
-        if let Some(peer) = cx.peer(conn) {
-            if let Some(old) = peer.tag.replace(tag) {
-                self.swarm.moved(old, conn);
-            }
-            self.swarm.attach(tag, conn);
+        self.swarm.add(now, addr, Source::Incoming);
+        if let Some(tag) = self.swarm.incoming(addr) {
+            self.rename(cx, conn, tag);
+        }
+    }
+
+    /// The connection goes by this address from now on.
+    fn rename(&mut self, cx: &mut Cx<'_>, conn: ConnKey, tag: PeerTag) {
+        let Some(peer) = cx.peer(conn) else { return };
+        if let Some(old) = peer.tag.replace(tag) {
+            self.swarm.moved(old, conn);
+        }
+        self.swarm.attach(tag, conn);
+        if peer.is_seed() {
+            self.swarm.set_seed(tag);
         }
     }
 
