@@ -85,6 +85,7 @@ impl Session {
             Some(Conn::Peer(p)) => p.last_in = now,
             Some(Conn::Tracker(_)) => {
                 self.feed_tracker(now, conn, input);
+                self.dial(now);
                 return input.len();
             }
             None => return input.len(),
@@ -93,7 +94,7 @@ impl Session {
             match self.feed_some(now, conn, &input[used..]) {
                 Step::Go(n) => used += n,
                 Step::Place => break,
-                Step::Gone => return input.len(),
+                Step::Gone => used = input.len(),
             }
         }
         self.kick(now, conn);
@@ -107,6 +108,7 @@ impl Session {
             t.kick_idle(&mut cx!(self, now));
         }
         self.arm_touched(now);
+        self.dial(now);
     }
 
     fn feed_some(&mut self, now: Instant, conn: ConnKey, input: &[u8]) -> Step {

@@ -64,6 +64,9 @@ pub struct Session {
     up: Bucket,
     /// Incoming connections that have not said what they want.
     strangers: usize,
+    /// Some torrent has an address that is due; which one dials first.
+    to_dial: bool,
+    turn: usize,
     shutdown: Option<Instant>,
 }
 
@@ -115,6 +118,8 @@ impl Session {
             stats: Stats::default(),
             rates: (Rate::new(Duration::from_secs(5)), Rate::new(Duration::from_secs(5))),
             strangers: 0,
+            to_dial: false,
+            turn: 0,
             shutdown: None,
         }
     }
@@ -163,6 +168,7 @@ impl Session {
         let t = self.torrents.get_mut(key).ok_or(Error::NoSuchTorrent)?;
         f(t, &mut cx!(self, now));
         self.arm(now, key);
+        self.dial(now);
         Ok(())
     }
 
@@ -346,6 +352,7 @@ impl Session {
             Input::Tick => self.tick(now),
         }
         self.arm_touched(now);
+        self.dial(now);
     }
 
     /// What to do next.
@@ -480,11 +487,42 @@ impl Session {
         }
     }
 
+    // ---------------------------------------------------------------- dialling
+
+    fn may_dial(&self) -> bool {
+        let s = &self.stats;
+        s.half_open < self.config.half_open && s.peers + s.half_open < self.config.max_peers
+    }
+
+    /// Dials addresses that are due while there is room, one torrent after the other, so that none
+    /// keeps the others from their turn. When there is none it waits for a connection to end.
+    pub(super) fn dial(&mut self, now: Instant) {
+        while self.to_dial && self.may_dial() {
+            self.to_dial = false;
+            let mut keys: Vec<_> = self.torrents.keys().collect();
+            let first = self.turn % keys.len().max(1);
+            keys.rotate_left(first);
+            for key in keys {
+                if !self.may_dial() {
+                    self.to_dial = true;
+                    return;
+                }
+                self.turn = self.turn.wrapping_add(1);
+                let Some(t) = self.torrents.get_mut(key) else { continue };
+                if t.wants_to_dial(now, &self.config) {
+                    t.dial(&mut cx!(self, now));
+                }
+                self.arm(now, key);
+            }
+        }
+    }
+
     // ---------------------------------------------------------------- timers
 
     fn arm(&mut self, now: Instant, key: TorrentKey) {
         let Some(t) = self.torrents.get_mut(key) else { return };
-        if let Some(at) = t.deadline(&self.config).filter(|at| *at < t.timer) {
+        self.to_dial |= t.wants_to_dial(now, &self.config);
+        if let Some(at) = t.deadline(now, &self.config).filter(|at| *at < t.timer) {
             // A deadline in the past means work that a limit holds back: look again soon.
             let at = if at <= now { now + Duration::from_millis(100) } else { at };
             if at < t.timer {

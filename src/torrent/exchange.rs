@@ -186,17 +186,18 @@ impl Torrent {
                 CloseReason::Ourselves | CloseReason::Banned => self.swarm.bar(tag),
                 _ => {}
             }
-            if live {
-                self.swarm.detached(cx.now, tag, conn);
-            } else {
-                self.swarm.failed(cx.now, tag, conn);
+            match why {
+                CloseReason::TorrentStopped | CloseReason::Shutdown => self.swarm.parted(cx.now, tag, conn),
+                CloseReason::Exhausted(_) if !live => {
+                    self.swarm.parted(cx.now, tag, conn);
+                    self.dial_after = cx.now + EXHAUSTED;
+                }
+                _ if live => self.swarm.detached(cx.now, tag, conn),
+                _ => self.swarm.failed(cx.now, tag, conn),
             }
         }
         cx.actions.push_back(Action::Close { conn, why });
-        if self.is_active() {
-            self.dial(cx);
-            self.kick_idle(cx);
-        }
+        self.kick_idle(cx);
     }
 
     /// Its requests and its lease go back to the picker.
