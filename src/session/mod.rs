@@ -199,7 +199,7 @@ impl Session {
 
     /// Fetches in order, or rarest first.
     pub fn set_sequential(&mut self, key: TorrentKey, on: bool) -> Result<(), Error> {
-        self.torrents.get_mut(key).ok_or(Error::NoSuchTorrent)?.picker.set_sequential(on);
+        self.torrents.get_mut(key).ok_or(Error::NoSuchTorrent)?.set_sequential(on);
         Ok(())
     }
 

@@ -303,7 +303,6 @@ impl Torrent {
             sent.push(tag);
         }
         self.picker.on_piece_bad(piece);
-        self.mark_pads_of(piece);
         cx.alerts.push_back(Alert::PieceFailed { torrent: self.key, piece });
         if let ([only], false) = (&senders[..], strays) {
             self.ban(cx, *only);
