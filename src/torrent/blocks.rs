@@ -342,6 +342,15 @@ impl Torrent {
         }
     }
 
+    /// Whether we want anything (BEP 21), to those who listen.
+    pub(super) fn tell_upload_only(&mut self, cx: &mut Cx<'_>, only: bool) {
+        for &conn in &self.peers {
+            if let Some(id) = cx.peer(conn).map(|p| p.upload_only_id).filter(|id| *id != 0) {
+                cx.send(conn, &Message::Extended { id, payload: &[u8::from(only)] });
+            }
+        }
+    }
+
     /// The last wanted piece is here.
     pub(super) fn on_complete(&mut self, cx: &mut Cx<'_>) {
         if self.seeding_since.is_some() {
@@ -352,10 +361,8 @@ impl Torrent {
             self.tiers.completed(cx.now);
         }
         cx.alerts.push_back(Alert::Finished { torrent: self.key });
+        self.tell_upload_only(cx, true);
         for conn in self.peers.clone() {
-            if let Some(id) = cx.peer(conn).map(|p| p.upload_only_id).filter(|id| *id != 0) {
-                cx.send(conn, &Message::Extended { id, payload: &[1] });
-            }
             if let Err(why) = self.close_if_useless(cx, conn) {
                 self.close(cx, conn, why);
             }

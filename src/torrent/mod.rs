@@ -393,7 +393,7 @@ impl Torrent {
     pub(crate) fn resume(&mut self, cx: &mut Cx<'_>) {
         self.paused = false;
         if let Life::Stopped(_) = self.life {
-            self.goal_reached = false;
+            // A goal that was reached stays so: whoever resumes after it wants to seed on.
             // Pieces that were verified stay so unless their files have changed meanwhile: the
             // record made when it stopped tells.
             self.open(cx);
@@ -654,16 +654,19 @@ impl Torrent {
         self.priorities = priorities;
         self.apply_priorities();
         cx.actions.push_back(Action::Wanted { torrent: self.key, wanted: self.wanted_files() });
-        let mut peers = std::mem::take(&mut self.peers);
-        for &conn in &peers {
-            self.recount_wanted(cx, conn);
+        for i in 0..self.peers.len() {
+            self.recount_wanted(cx, self.peers[i]);
         }
-        std::mem::swap(&mut self.peers, &mut peers);
+        if !self.is_complete() {
+            self.goal_reached = false;
+        }
         if self.is_active() {
             if self.is_complete() {
                 self.on_complete(cx);
-            } else {
-                self.seeding_since = None;
+            } else if let Some(since) = self.seeding_since.take() {
+                self.seeding_before += cx.now - since;
+                self.swarm.revive(cx.now);
+                self.tell_upload_only(cx, false);
             }
             self.kick = true;
             self.kick_idle(cx);
