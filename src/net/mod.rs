@@ -535,7 +535,9 @@ impl Loop {
             return;
         }
         if let Err(e) = self.disk.flush(torrent) {
-            log::error!("{e}");
+            // Which blocks it dropped is not told; the record must not name any of them.
+            self.session.handle(self.now, Input::PieceLost { torrent, piece: None });
+            pump::disk_failed(&mut self.session, self.now, torrent, &e);
         }
         let files = self.session.metainfo(torrent).map_or(0, |m| m.files.len());
         let stamps = self.stamps(torrent, files);
@@ -562,7 +564,12 @@ impl Loop {
                 Done::Hashed { torrent, piece, ok, blocks } => {
                     self.session.handle(self.now, Input::Hashed { torrent, piece, ok, blocks });
                 }
-                Done::Failed { torrent, error, .. } => pump::disk_failed(&mut self.session, self.now, torrent, &error),
+                Done::Failed { torrent, piece, error } => {
+                    if piece.is_some() {
+                        self.session.handle(self.now, Input::PieceLost { torrent, piece });
+                    }
+                    pump::disk_failed(&mut self.session, self.now, torrent, &error);
+                }
             }
             self.carry_out();
         }

@@ -345,7 +345,9 @@ impl Session {
             Input::Hashed { torrent, piece, ok, blocks } => {
                 let _ = self.command(now, torrent, |t, cx| t.on_hashed(cx, piece, ok, blocks.as_deref()));
             }
-            Input::PieceLost { .. } => {}
+            Input::PieceLost { torrent, piece } => {
+                let _ = self.command(now, torrent, |t, cx| t.on_piece_lost(cx, piece));
+            }
             Input::DiskFailed { torrent, error, kind } => {
                 let _ = self.command(now, torrent, |t, cx| t.fail(cx, error, kind));
             }

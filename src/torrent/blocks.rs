@@ -315,6 +315,28 @@ impl Torrent {
         self.kick_idle(cx);
     }
 
+    /// What had come of this piece, or of all that are not verified, could not be written.
+    pub(crate) fn on_piece_lost(&mut self, cx: &mut Cx<'_>, piece: Option<PieceIndex>) {
+        let lost: Vec<_> = match piece {
+            Some(piece) => vec![piece],
+            None => self.picker.partials().map(|(piece, _)| piece).collect(),
+        };
+        for piece in lost.into_iter().filter(|p| p.get() < self.layout.pieces()) {
+            if self.picker.have().get(piece) {
+                continue;
+            }
+            // In and out again: everything that is known of its blocks is forgotten, requests too.
+            self.picker.set_have(piece);
+            self.picker.lose(piece);
+            for &conn in &self.peers {
+                let Some(peer) = cx.peer(conn) else { continue };
+                if let Some(r) = peer.receiving.as_mut().filter(|r| r.block.piece == piece) {
+                    r.dropped = true;
+                }
+            }
+        }
+    }
+
     /// The piece has passed: whoever sent another block the last time lied.
     fn convict(&mut self, cx: &mut Cx<'_>, piece: PieceIndex, blocks: Option<&[[u8; 20]]>) {
         let Some(suspects) = self.suspects.remove(&piece) else { return };
