@@ -73,6 +73,8 @@ pub struct TrackerConn {
     pub outbox: Outbox,
     /// The whole announce is given up then.
     pub deadline: Instant,
+    /// The address in use is given up then, if there is another; [`Instant::FAR`] once it answered.
+    pub patience: Instant,
     /// Why the last address failed.
     pub last_error: Option<String>,
 }

@@ -457,6 +457,7 @@ impl Session {
                 self.arm_conn(now, conn);
             }
             Some(Conn::Tracker(t)) => {
+                t.patience = Instant::FAR;
                 let request = t.transaction.request();
                 t.outbox.push_bytes(&request);
                 self.actions.push_back(Action::Wake { conn });
@@ -550,7 +551,7 @@ impl Session {
                     self.timers.arm(at, Timer::Conn(conn));
                 }
             }
-            Some(Conn::Tracker(t)) => self.timers.arm(t.deadline, Timer::Conn(conn)),
+            Some(Conn::Tracker(t)) => self.timers.arm(t.deadline.min(t.patience), Timer::Conn(conn)),
             None => {}
         }
     }

@@ -4,6 +4,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use super::{Action, CloseReason, Session, cx};
+use crate::config::limits;
 use crate::id::ConnKey;
 use crate::peer::{Conn, Outbox};
 use crate::time::Instant;
@@ -35,7 +36,9 @@ impl Session {
                 }
                 t.addr = Some(addr);
                 t.outbox = Outbox::default();
+                t.patience = now + limits::CONNECT_TIMEOUT;
                 self.actions.push_back(Action::Connect { conn, addr });
+                self.arm_conn(now, conn);
             }
             None => {
                 let why = t.last_error.take().unwrap_or_else(|| "the name has no address".to_owned());
@@ -77,9 +80,13 @@ impl Session {
     }
 
     pub(super) fn on_tracker_timer(&mut self, now: Instant, conn: ConnKey) {
-        let Some(Conn::Tracker(t)) = self.conns.get(conn) else { return };
+        let Some(Conn::Tracker(t)) = self.conns.get_mut(conn) else { return };
         if t.deadline <= now {
             self.end_announce(now, conn, Err(TrackerError::Timeout));
+        } else if t.patience <= now && !t.addrs.is_empty() {
+            t.last_error = Some(CloseReason::ConnectTimeout.to_string());
+            self.actions.push_back(Action::Close { conn, why: CloseReason::ConnectTimeout });
+            self.try_next_address(now, conn);
         }
     }
 

@@ -594,6 +594,7 @@ impl Torrent {
                 addr: None,
                 outbox: crate::peer::Outbox::default(),
                 deadline: cx.now + timeout,
+                patience: Instant::FAR,
                 last_error: None,
             })));
             cx.actions.push_back(Action::Resolve { id: lookup_id(conn), host });
