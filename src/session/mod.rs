@@ -21,6 +21,7 @@ mod data;
 mod invariants;
 mod timers;
 mod trackers;
+mod turns;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
@@ -38,6 +39,7 @@ use crate::slots::Slots;
 use crate::time::{Duration, Instant};
 use crate::torrent::{Cx, Me, Torrent, lookup_conn};
 use timers::{Timer, Timers};
+use turns::Turns;
 
 /// How long a shutdown waits for trackers to hear of it.
 const SHUTDOWN: Duration = Duration::from_millis(2500);
@@ -62,6 +64,9 @@ pub struct Session {
     rates: (Rate, Rate),
     down: Bucket,
     up: Bucket,
+    /// Who waits for either.
+    down_turns: Turns,
+    up_turns: Turns,
     /// Incoming connections that have not said what they want.
     strangers: usize,
     /// Some torrent has an address that is due; which one dials first.
@@ -117,6 +122,8 @@ impl Session {
             touched: Vec::new(),
             stats: Stats::default(),
             rates: (Rate::new(Duration::from_secs(5)), Rate::new(Duration::from_secs(5))),
+            down_turns: Turns::default(),
+            up_turns: Turns::default(),
             strangers: 0,
             to_dial: false,
             turn: 0,
