@@ -19,6 +19,8 @@
 
 mod data;
 mod invariants;
+#[cfg(test)]
+mod tests;
 mod timers;
 mod trackers;
 mod turns;
