@@ -4,6 +4,7 @@
 //! `sim --seed S [--nodes N] [--trace] [--pcap FILE]` runs one, with a transcript on standard output.
 //! A line of `testdata/seeds.txt` is `NODES SEED`, and `sim --list FILE` runs every one.
 
+use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -22,12 +23,14 @@ impl log::Log for Log {
     fn flush(&self) {}
 }
 
+thread_local! {
+    /// What the last panic of this thread said, and where.
+    static PANIC: RefCell<String> = const { RefCell::new(String::new()) };
+}
+
 /// A panic is a finding; its message comes from the hook.
 fn attempt(seed: u64, options: &Options) -> Result<Report, String> {
-    catch_unwind(AssertUnwindSafe(|| run(seed, options))).map_err(|e| {
-        let text = e.downcast_ref::<String>().map(String::as_str).or_else(|| e.downcast_ref::<&str>().copied());
-        format!("panic: {}", text.unwrap_or("?"))
-    })
+    catch_unwind(AssertUnwindSafe(|| run(seed, options))).map_err(|_| PANIC.take())
 }
 
 /// What is wrong with a seed, if anything; and what its run was like.
@@ -69,7 +72,6 @@ fn one(seed: u64, options: &Options, trace: bool, pcap: Option<&str>) -> bool {
 }
 
 fn many(seeds: &[(u32, u64)], threads: usize) -> bool {
-    std::panic::set_hook(Box::new(|_| {}));
     let (next, events, virtual_us) = (AtomicUsize::new(0), AtomicU64::new(0), AtomicU64::new(0));
     let failed = Mutex::new(Vec::new());
     let begin = Instant::now();
@@ -117,6 +119,7 @@ fn listed(path: &str) -> Vec<(u32, u64)> {
 }
 
 fn main() {
+    std::panic::set_hook(Box::new(|info| PANIC.set(info.to_string().replace('\n', " "))));
     let args: Vec<String> = std::env::args().skip(1).collect();
     let value = |name: &str| args.iter().position(|a| a == name).and_then(|i| args.get(i + 1)).map(String::as_str);
     let number = |name: &str, or: u64| value(name).map_or(or, |v| v.parse().expect("a number"));
