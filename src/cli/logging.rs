@@ -15,6 +15,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
 
+use simple_logger::SimpleLogger;
+
 use super::args::Common;
 use super::{Failure, escape, exit, term};
 
@@ -23,6 +25,8 @@ const PER_SECOND: u32 = 100;
 
 struct Sink {
     terminal: LevelFilter,
+    /// Writes to standard error.
+    logger: SimpleLogger,
     file: Option<File>,
     flow: Mutex<Flow>,
 }
@@ -40,7 +44,14 @@ pub(super) fn init(common: &Common) -> Result<(), Failure> {
         None => None,
     };
     let (terminal, max) = levels(common);
-    if log::set_boxed_logger(Box::new(Sink { terminal, file, flow: Mutex::new(Flow::default()) })).is_ok() {
+    if log::set_boxed_logger(Box::new(Sink {
+        terminal,
+        logger: SimpleLogger::new().with_level(terminal),
+        file,
+        flow: Mutex::new(Flow::default()),
+    }))
+    .is_ok()
+    {
         log::set_max_level(max);
     }
     Ok(())
@@ -75,16 +86,16 @@ impl Log for Sink {
         let verdict = self.flow.lock().unwrap_or_else(PoisonError::into_inner).pass(Instant::now());
         let Some(left_out) = verdict else { return };
         if left_out > 0 {
-            self.write(Level::Warn, &format!("{left_out} messages left out"));
+            self.write(Level::Warn, record.target(), &format!("{left_out} messages left out"));
         }
-        self.write(record.level(), &escape(&record.args().to_string()));
+        self.write(record.level(), record.target(), &escape(&record.args().to_string()));
     }
 
     fn flush(&self) {}
 }
 
 impl Sink {
-    fn write(&self, level: Level, text: &str) {
+    fn write(&self, level: Level, target: &str, text: &str) {
         let word = match level {
             Level::Error => "error",
             Level::Warn => "warning",
@@ -92,8 +103,13 @@ impl Sink {
             Level::Debug => "debug",
             Level::Trace => "trace",
         };
-        if level <= self.terminal {
+        if level <= self.terminal && target.starts_with("btmio::cli") {
+            // The program speaking to its user, rather than about itself.
             term::print(&format!("btmio: {word}: {text}"));
+        } else if level <= self.terminal {
+            term::above(|| {
+                self.logger.log(&Record::builder().level(level).target(target).args(format_args!("{text}")).build());
+            });
         }
         if let Some(mut file) = self.file.as_ref() {
             // One write, so that lines of two processes that append to one file stay whole. There is

@@ -69,6 +69,26 @@ pub(super) fn print(text: &str) {
     put(&out);
 }
 
+/// Lets `write` write lines to standard error above the block.
+pub(super) fn above(write: impl FnOnce()) {
+    if !stderr_is_read() {
+        return;
+    }
+    let block = BLOCK.lock().unwrap_or_else(PoisonError::into_inner);
+    put(&erase(&block, size().0));
+    write();
+    put(&block.join("\n"));
+}
+
+/// Nobody reads standard error any more: a pipe without a reader.
+fn stderr_is_read() -> bool {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let err = io::stderr();
+    let mut fds = [PollFd::new(&err, PollFlags::empty())];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut fds, Some(&now)).is_ok() && !fds[0].revents().intersects(PollFlags::ERR | PollFlags::NVAL)
+}
+
 /// Replaces the block.
 pub(super) fn draw(lines: Vec<String>) {
     if !in_foreground() {

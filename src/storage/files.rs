@@ -3,7 +3,7 @@
 //! Offsets here are on the torrent's line of bytes (see [`Layout`]); this module cuts them into files. Pad files
 //! (BEP 47) read as zeros and swallow writes. A file is opened when it is first needed, below the download
 //! folder and without following links, and must be a plain file. The least recently used descriptor is closed when
-//! too many are open. Before a file's first byte is written, its space is taken.
+//! too many are open. Before a wanted file's first byte is written, its space is taken.
 //!
 //! What it does not do: buffer, hash, map, or truncate a file that is longer than it should be.
 //!
@@ -39,6 +39,8 @@ struct FileState {
     dirty: bool,
     /// It cannot be mapped.
     no_map: bool,
+    /// Not chosen: all it gets is its part of pieces that it shares with files that are.
+    unwanted: bool,
 }
 
 #[derive(Debug)]
@@ -274,6 +276,10 @@ impl Files {
         if pad || self.state(t, file).is_none_or(|s| s.allocated) {
             return Ok(());
         }
+        if let Some(s) = self.state(t, file).filter(|s| s.unwanted) {
+            s.sparse = true;
+            return Ok(());
+        }
         let mut sparse = true;
         if self.allocate == Allocate::Full && len >= ALLOCATE_MIN {
             let slot = self.slot(t, file, true)?;
@@ -358,6 +364,11 @@ impl Files {
     /// See [`super::Storage::prepare`].
     pub(super) fn prepare(&mut self, t: TorrentKey, wanted: &dyn Fn(FileIndex) -> bool) -> Result<(), DiskError> {
         let layout = Arc::clone(&self.expect(t)?.layout);
+        for i in (0..layout.files().len() as u32).map(FileIndex::new) {
+            if let Some(s) = self.state(t, i) {
+                s.unwanted = !wanted(i);
+            }
+        }
         let dir = self.dir(t, true)?;
         let chosen = || (0u32..).map(FileIndex::new).zip(layout.files()).filter(|(i, f)| !f.pad && wanted(*i));
         let mut parent = "";

@@ -214,7 +214,8 @@ pub trait Storage {
     fn remove_files(&mut self, t: TorrentKey) -> Result<(), DiskError>;
 
     /// Makes the folders and the empty files among the wanted ones, and compares the space they
-    /// still need with what the volume has.
+    /// still need with what the volume has. From then on the others take no more space than the bytes
+    /// that are written to them.
     fn prepare(&mut self, t: TorrentKey, wanted: &dyn Fn(FileIndex) -> bool) -> Result<(), DiskError>;
 
     /// Takes the space of a whole file at once, if so configured and the volume can. [`Self::place`] and

@@ -9,17 +9,20 @@
 //!                                                                                 ▼
 //! ```
 //!
-//! `Torrent` keeps the lifecycle; `exchange` speaks with peers; [`picker`] decides what to fetch,
+//! `Torrent` keeps the lifecycle; `exchange` speaks with peers, `blocks` asks for and takes blocks,
+//! `serve` gives them; [`picker`] decides what to fetch,
 //! [`choker`] whom to serve, [`swarm`] whom to dial, `check` what on disk can be trusted, and
 //! `resume` is the record for the next run. Nothing here touches a file, a socket or a clock:
 //! it emits [`Action`]s and [`Alert`]s through its [`Cx`].
 
+mod blocks;
 mod check;
 pub mod choker;
 mod exchange;
 pub mod layout;
 pub mod picker;
 mod resume;
+mod serve;
 pub mod swarm;
 
 use std::collections::BTreeMap;
@@ -27,7 +30,7 @@ use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::api::{Action, Add, Alert, CloseReason, ErrorKind, FileStamp, FileStatus, State, Stats, Status};
+use crate::api::{Action, Add, Alert, Alerts, CloseReason, ErrorKind, FileStamp, FileStatus, State, Stats, Status};
 use crate::bitfield::Bitfield;
 use crate::config::Config;
 use crate::id::{Block, ConnKey, FileIndex, InfoHash, PeerId, PeerTag, PieceIndex, TorrentKey};
@@ -62,7 +65,7 @@ pub struct Cx<'a> {
     /// What to do, for the driver.
     pub actions: &'a mut VecDeque<Action>,
     /// What happened, for the embedder.
-    pub alerts: &'a mut VecDeque<Alert>,
+    pub alerts: &'a mut Alerts,
     /// Settings.
     pub config: &'a Config,
     /// Totals.
@@ -594,7 +597,7 @@ impl Torrent {
     pub(crate) fn tracker_failed(&mut self, cx: &mut Cx<'_>, tracker: TrackerIdx, error: &TrackerError) {
         let news = self.tiers.on_error(cx.now, tracker, error, cx.rng);
         let url = self.tracker_url(tracker);
-        log::info!("tracker {url}: {error}");
+        log::debug!("tracker {url}: {error}");
         if news {
             let outcome = crate::api::TrackerOutcome::Error(error.to_string());
             cx.alerts.push_back(Alert::Tracker { torrent: self.key, url, outcome });
@@ -617,7 +620,7 @@ impl Torrent {
             warning: reply.warning.clone(),
         };
         let url = self.tracker_url(tracker);
-        log::info!("tracker {url}: {named} peers");
+        log::debug!("tracker {url}: {named} peers");
         cx.alerts.push_back(Alert::Tracker { torrent: self.key, url, outcome });
         if self.is_active() {
             self.dial(cx);

@@ -1,3 +1,5 @@
+//! The resolver against a name server of its own on loopback.
+
 use super::*;
 use simple_dns::rdata::{A, AAAA, CNAME, RData};
 use simple_dns::{CLASS, Name, Packet, PacketFlag, QTYPE, RCODE, ResourceRecord, TYPE};

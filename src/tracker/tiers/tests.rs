@@ -1,3 +1,5 @@
+//! Schedules as exact virtual times.
+
 use super::*;
 use crate::http::Scheme;
 
