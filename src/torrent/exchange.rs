@@ -61,20 +61,22 @@ impl Torrent {
             return Err(CloseReason::TooManyPeers);
         }
         self.settle_duplicate(cx, conn, theirs.peer_id, incoming)?;
+        // Whoever is turned away must not count as live before it is counted.
+        let tag = if incoming { self.swarm.incoming(addr) } else { cx.peer(conn).and_then(|p| p.tag) };
+        let Some(tag) = tag else { return Err(CloseReason::Banned) };
+        if incoming && self.swarm.conn(tag).is_some() {
+            return Err(CloseReason::Duplicate);
+        }
         let pieces = self.layout.pieces();
         let Some(peer) = cx.peer(conn) else { return Ok(()) };
         peer.phase = crate::peer::Phase::Live;
+        peer.tag = Some(tag);
         peer.id = Some(theirs.peer_id);
         peer.fast = theirs.reserved.has_fast();
         peer.extended = theirs.reserved.has_extended();
         peer.have = Bitfield::none(pieces);
         peer.decoder.set_bitfield_len(pieces.div_ceil(8) as usize);
         if incoming {
-            peer.tag = self.swarm.incoming(addr);
-            let Some(tag) = peer.tag else { return Err(CloseReason::Banned) };
-            if self.swarm.conn(tag).is_some() {
-                return Err(CloseReason::Duplicate);
-            }
             self.swarm.attach(tag, conn);
         } else {
             self.connecting -= 1;
@@ -82,9 +84,7 @@ impl Torrent {
         }
         cx.stats.peers += 1;
         self.peers.push(conn);
-        if let Some(tag) = cx.peer(conn).and_then(|p| p.tag) {
-            self.swarm.worked(tag);
-        }
+        self.swarm.worked(tag);
         let client = wire::client_name(&theirs.peer_id);
         log::debug!("peer {addr}: {client}, {}", if incoming { "dialled us" } else { "dialled" });
         cx.alerts.push_back(Alert::PeerConnected { torrent: self.key, conn, addr, client, incoming });
