@@ -28,6 +28,8 @@ const STALLED: Duration = Duration::from_secs(2);
 const HOLD: Duration = Duration::from_secs(1);
 /// Blocks that nobody asked for until the peer is closed.
 const UNASKED_MAX: u32 = 32;
+/// A torrent that has become complete is saved after this.
+const SAVE_COMPLETE: Duration = Duration::from_secs(1);
 /// Suggested pieces that are remembered (BEP 6).
 const SUGGESTED_MAX: usize = 16;
 /// Allowed-fast pieces that are remembered (BEP 6).
@@ -798,7 +800,9 @@ impl Torrent {
             }
         }
         self.announce_due(cx);
-        self.save(cx);
+        // Soon, not now: who leaves when it is complete saves then.
+        self.dirty = true;
+        self.save_at = Some(cx.now + SAVE_COMPLETE);
     }
 
     // ---------------------------------------------------------------- choking and serving
