@@ -18,6 +18,7 @@
 //! through `trackers`, the data plane lives in `data`.
 
 mod data;
+mod invariants;
 mod timers;
 mod trackers;
 
