@@ -497,6 +497,8 @@ impl Run<'_> {
                 log::warn!("{}: tracker {url}: {e}", self.name(torrent));
                 self.event(torrent, "tracker", |l| l.with("url", url).with("ok", false).with("error", e.as_str()));
             }
+            // Nothing here scrapes.
+            TrackerOutcome::Scrape { .. } | TrackerOutcome::ScrapeError(_) => {}
         }
     }
 
