@@ -19,8 +19,8 @@
 //! through `trackers`, the data plane lives in `data`.
 
 mod data;
-mod invariants;
 mod external;
+mod invariants;
 mod timers;
 mod trackers;
 

@@ -15,8 +15,8 @@
 //! `resume` is the record for the next run. Nothing here touches a file, a socket or a clock:
 //! it emits [`Action`]s and [`Alert`]s through its [`Cx`].
 
-mod blocks;
 mod announce;
+mod blocks;
 mod check;
 pub mod choker;
 mod exchange;
