@@ -403,9 +403,7 @@ impl Loop {
                     }
                 }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
-                Err(e)
-                    if matches!(e.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)) =>
-                {
+                Err(e) if is_exhausted(&e) => {
                     log::warn!("cannot accept connections for now: {e}");
                     self.accept_again = Some(self.now + ACCEPT_PAUSE);
                     break;
@@ -430,7 +428,8 @@ impl Loop {
     fn connect(&mut self, conn: ConnKey, addr: std::net::SocketAddr) {
         let done = Link::dial(conn, addr, &self.bind).and_then(|link| self.attach(link));
         if let Err(e) = done {
-            self.session.handle(self.now, Input::Closed { conn, why: CloseReason::Io(e.to_string()) });
+            let why = if is_exhausted(&e) { CloseReason::Exhausted } else { CloseReason::Io };
+            self.session.handle(self.now, Input::Closed { conn, why: why(e.to_string()) });
         }
     }
 
@@ -568,6 +567,11 @@ impl Loop {
             self.carry_out();
         }
     }
+}
+
+/// The system has no more descriptors, or no memory for a socket.
+fn is_exhausted(e: &io::Error) -> bool {
+    matches!(e.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
 }
 
 impl AsRawFd for Loop {

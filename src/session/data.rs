@@ -12,7 +12,7 @@
 use super::{Action, CloseReason, Session, Want, cx};
 use crate::config::limits;
 use crate::id::{Block, ConnKey};
-use crate::peer::{Chunk, Conn, Peer, Phase, Receiving};
+use crate::peer::{Chunk, Conn, Peer, Phase};
 use crate::time::Instant;
 use crate::torrent::Torrent;
 use crate::wire::{self, Event, Handshake, HandshakeEvent, PIECE_HEADER_LEN};
@@ -85,6 +85,7 @@ impl Session {
             Some(Conn::Peer(p)) => p.last_in = now,
             Some(Conn::Tracker(_)) => {
                 self.feed_tracker(now, conn, input);
+                self.dial(now);
                 return input.len();
             }
             None => return input.len(),
@@ -93,11 +94,21 @@ impl Session {
             match self.feed_some(now, conn, &input[used..]) {
                 Step::Go(n) => used += n,
                 Step::Place => break,
-                Step::Gone => return input.len(),
+                Step::Gone => used = input.len(),
             }
         }
-        self.arm_touched(now);
+        self.kick(now, conn);
         used
+    }
+
+    /// Blocks that came free while a read was handled go to whoever has room, once a read.
+    fn kick(&mut self, now: Instant, conn: ConnKey) {
+        let key = self.conns.get(conn).and_then(Conn::peer).and_then(|p| p.torrent);
+        if let Some(t) = key.and_then(|k| self.torrents.get_mut(k)) {
+            t.kick_idle(&mut cx!(self, now));
+        }
+        self.arm_touched(now);
+        self.dial(now);
     }
 
     fn feed_some(&mut self, now: Instant, conn: ConnKey, input: &[u8]) -> Step {
@@ -117,7 +128,7 @@ impl Session {
         // The decoder is taken out while its event, which may borrow from it, is handled.
         let mut decoder = std::mem::take(&mut peer.decoder);
         let mut cx = cx!(self, now);
-        let (used, verdict) = match decoder.feed(input) {
+        let (used, mut verdict) = match decoder.feed(input) {
             Err(e) => (0, Err(CloseReason::Protocol(e.to_string()))),
             Ok((n, None)) => (n, Ok(())),
             Ok((n, Some(Event::Message(m)))) => (n, torrent.on_message(&mut cx, conn, &m)),
@@ -126,10 +137,9 @@ impl Session {
         let key = torrent.key;
         if let Some(Conn::Peer(peer)) = self.conns.get_mut(conn) {
             peer.decoder = decoder;
-            // A block without payload: some clients mean a rejection by it.
-            if let Some(Receiving { block, .. }) = peer.receiving.filter(|r| r.block.len == 0) {
-                peer.receiving = None;
-                peer.asked.retain(|a| a.block.piece != block.piece || a.block.begin != block.begin);
+            // Whatever it is that makes us answer: one that reads none of the answers is not worth the memory.
+            if verdict.is_ok() && peer.is_stuck() {
+                verdict = Err(CloseReason::Protocol("asks for more answers than it reads".to_owned()));
             }
         }
         if let Err(why) = verdict {
@@ -144,11 +154,12 @@ impl Session {
         let Phase::Handshake(reader) = &mut peer.phase else { return Step::Gone };
         let (used, verdict) = match reader.feed(input) {
             Err(e) => (0, Err(CloseReason::Protocol(e.to_string()))),
+            // Behind a complete handshake that led nowhere.
+            Ok((0, None)) => (input.len(), Ok(())),
             Ok((n, None)) => (n, Ok(())),
             Ok((n, Some(HandshakeEvent::InfoHash(_, hash)))) => (n, self.on_info_hash(conn, &hash)),
             Ok((n, Some(HandshakeEvent::Done(theirs)))) => {
-                let incoming = peer.incoming;
-                let key = peer.torrent;
+                let (incoming, key) = (peer.incoming, peer.torrent);
                 let verdict = match key.and_then(|k| self.torrents.get_mut(k)) {
                     Some(t) if t.info_hash == theirs.info_hash => {
                         if incoming && self.stats.peers >= self.config.max_peers {
@@ -159,9 +170,6 @@ impl Session {
                     }
                     _ => Err(CloseReason::UnknownInfoHash),
                 };
-                if verdict.is_ok() && incoming {
-                    self.strangers -= 1;
-                }
                 if let Some(key) = key {
                     self.arm(now, key);
                 }
@@ -232,7 +240,7 @@ impl Session {
                 return n;
             }
         }
-        self.arm_touched(now);
+        self.kick(now, conn);
         used
     }
 
@@ -286,7 +294,6 @@ impl Session {
     /// to try again if a limit held something back.
     pub fn offer(&mut self, now: Instant, conn: ConnKey) -> Option<Instant> {
         let Some(Conn::Peer(p)) = self.conns.get_mut(conn) else { return None };
-        p.woken = false;
         let mut budget = self.up.available(now);
         while let Some(block) = p.serving.front().copied() {
             if p.outbox.payload_len() >= OUTBOX_PAYLOAD {

@@ -18,6 +18,8 @@ use crate::wire::Message;
 
 /// A block whose sender has been at it for so long may be taken over by another.
 const STALLED: Duration = Duration::from_secs(2);
+/// Pause before asking a peer again that has refused a request.
+const HOLD: Duration = Duration::from_secs(1);
 /// Blocks that nobody asked for until the peer is closed.
 const UNASKED_MAX: u32 = 32;
 /// A torrent that has become complete is saved after this.
@@ -100,7 +102,7 @@ impl Torrent {
     }
 
     /// Blocks came free: asks peers that have room for more.
-    pub(super) fn kick_idle(&mut self, cx: &mut Cx<'_>) {
+    pub(crate) fn kick_idle(&mut self, cx: &mut Cx<'_>) {
         if !std::mem::take(&mut self.kick) || !self.is_active() {
             return;
         }
@@ -116,6 +118,14 @@ impl Torrent {
         let now = cx.now;
         let r = self.block_ref(&block);
         let Some(peer) = cx.peer(conn) else { return Ok(()) };
+        if block.len == 0 {
+            // Some clients mean a rejection by it.
+            let start = |a: &&Asked| (a.block.piece, a.block.begin) == (block.piece, block.begin);
+            if let Some(refused) = peer.asked.iter().find(start).map(|a| a.block) {
+                self.on_refused(cx, conn, &refused);
+                return Ok(());
+            }
+        }
         let asked = peer.asked.front().is_some_and(|a| a.block == block) || peer.has_asked(&block);
         if !asked && peer.withdrawn == 0 {
             peer.unasked += 1;
@@ -128,10 +138,25 @@ impl Torrent {
         if let (true, Some(r)) = (expected, r) {
             keep = self.picker.missing(r) && (self.picker.lease(r, conn) || self.take_over(cx, r, conn));
         }
-        if let Some(peer) = cx.peer(conn) {
+        if let Some(peer) = cx.peer(conn).filter(|_| block.len > 0) {
             peer.receiving = Some(Receiving { block, dropped: !keep, since: now });
         }
         Ok(())
+    }
+
+    /// It will not send a block that it was asked for: someone else may, and it is left alone for a
+    /// moment.
+    pub(super) fn on_refused(&mut self, cx: &mut Cx<'_>, conn: ConnKey, block: &Block) {
+        let now = cx.now;
+        let Some(peer) = cx.peer(conn) else { return };
+        if peer.take_asked(block).is_none() {
+            peer.withdrawn = peer.withdrawn.saturating_sub(1);
+            return;
+        }
+        peer.hold_until = now + HOLD;
+        peer.allowed.retain(|p| *p != block.piece);
+        self.withdraw(conn, block);
+        cx.touched.push(conn);
     }
 
     /// The connection that is receiving this block has stalled: `conn` goes on in its place.
@@ -165,13 +190,13 @@ impl Torrent {
             self.picker.withdraw(r, conn);
         } else {
             self.picker.unlease(r, conn);
-            let shared = self.picker.others(r);
             match self.picker.on_block(r, conn, tag) {
                 Taken::Duplicate => self.wasted += u64::from(block.len),
                 Taken::Block => {}
                 Taken::PieceDone => self.ask_hash(cx, r.piece),
             }
-            if shared {
+            // Also where it is requested only because this connection had been given up.
+            if self.picker.others(r) {
                 self.cancel_elsewhere(cx, conn, &block);
             }
         }
@@ -266,17 +291,24 @@ impl Torrent {
     }
 
     fn on_piece_bad(&mut self, cx: &mut Cx<'_>, piece: PieceIndex, blocks: Option<&[[u8; 20]]>) {
-        let size = u64::from(self.layout.piece_size(piece));
         log::warn!("{}: piece {piece} failed its hash", self.meta.name.escape_debug());
-        self.wasted += size;
         let senders = self.picker.contributors(piece);
-        let sent: Vec<_> =
-            (0..self.layout.blocks_in(piece)).map(|block| self.picker.contributor(BlockRef { piece, block })).collect();
+        // Who sent each block; nobody sends pads, and blocks of an earlier run come from the disk.
+        let (mut sent, mut strays) = (Vec::new(), false);
+        for block in 0..self.layout.blocks_in(piece) {
+            let r = BlockRef { piece, block };
+            let tag = self.picker.contributor(r);
+            match tag {
+                Some(_) => self.wasted += u64::from(self.wire_block(r).len),
+                None => strays |= !self.layout.is_all_pad(&self.layout.block(piece, block)),
+            }
+            sent.push(tag);
+        }
         self.picker.on_piece_bad(piece);
         self.mark_pads_of(piece);
         cx.alerts.push_back(Alert::PieceFailed { torrent: self.key, piece });
-        if let [only] = senders[..] {
-            self.ban(cx, only);
+        if let ([only], false) = (&senders[..], strays) {
+            self.ban(cx, *only);
         } else if let Some(digests) = blocks {
             let suspects =
                 sent.iter().zip(digests).map(|(tag, d)| (tag.unwrap_or(PeerTag::new(u32::MAX)), *d)).collect();
@@ -300,13 +332,15 @@ impl Torrent {
     }
 
     fn ban(&mut self, cx: &mut Cx<'_>, tag: PeerTag) {
-        if self.swarm.addr(tag).is_none() {
-            return;
-        }
-        let addr = self.swarm.ban(tag);
+        let Some(addr) = self.swarm.ban(tag) else { return };
         log::warn!("peer {addr}: banned for bad data");
         cx.alerts.push_back(Alert::PeerBanned { torrent: self.key, addr });
-        if let Some(conn) = self.swarm.conn(tag) {
+        // By host: the connection may go by another of its addresses by now.
+        let host = addr.ip();
+        let there =
+            |c: &ConnKey| cx.conns.get(*c).and_then(Conn::peer).is_some_and(|p| p.addr.ip().to_canonical() == host);
+        let guilty: Vec<_> = self.peers.iter().copied().filter(there).collect();
+        for conn in guilty {
             self.close(cx, conn, CloseReason::Banned);
         }
     }

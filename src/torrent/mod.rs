@@ -48,6 +48,9 @@ use picker::{BlockRef, Picker, Priority};
 use resume::Record;
 use swarm::{Source, Swarm};
 
+/// Pause after the system had no socket for an attempt to connect.
+const EXHAUSTED: Duration = Duration::from_secs(1);
+
 /// What a torrent may use of its session while it handles one event.
 pub struct Cx<'a> {
     /// The time.
@@ -68,6 +71,8 @@ pub struct Cx<'a> {
     pub me: &'a Me,
     /// Connections whose timer must be armed anew.
     pub touched: &'a mut Vec<ConnKey>,
+    /// Incoming connections whose handshake is not complete.
+    pub strangers: &'a mut usize,
 }
 
 /// Who we are, to peers and trackers.
@@ -136,6 +141,8 @@ pub struct Torrent {
     /// Blocks lie in a piece in other lengths than 16 KiB at pad files: see `wire_block`.
     pads: bool,
     connecting: usize,
+    /// Nothing is dialled before then: the system had run out of sockets.
+    dial_after: Instant,
     uploaded: u64,
     downloaded: u64,
     wasted: u64,
@@ -192,6 +199,7 @@ impl Torrent {
             suspects: BTreeMap::new(),
             pads: layout.files().iter().any(|f| f.pad),
             connecting: 0,
+            dial_after: Instant::ZERO,
             uploaded: 0,
             downloaded: 0,
             wasted: 0,
@@ -347,6 +355,7 @@ impl Torrent {
         let have = self.picker.have().count();
         cx.alerts.push_back(Alert::Checked { torrent: self.key, pieces: (have, self.layout.pieces()) });
         self.tiers.start(cx.now);
+        self.swarm.revive(cx.now);
         if self.is_complete() {
             self.seeding_since = Some(cx.now);
             cx.alerts.push_back(Alert::Finished { torrent: self.key });
@@ -461,15 +470,16 @@ impl Torrent {
     // ---------------------------------------------------------------- time
 
     /// When it wants to be ticked next.
-    pub(crate) fn deadline(&self, config: &Config) -> Option<Instant> {
+    pub(crate) fn deadline(&self, now: Instant, config: &Config) -> Option<Instant> {
         let mut at = self.tiers.deadline();
         if self.is_active() {
             at = earlier(at, self.save_at);
             if !self.peers.is_empty() {
                 at = earlier(at, Some(self.choker.next()));
             }
-            if self.peers.len() + self.connecting < config.max_peers_torrent && self.connecting < config.half_open {
-                at = earlier(at, self.swarm.next_due());
+            if self.peers.len() + self.connecting < config.max_peers_torrent {
+                // What is due already is the session's to begin, when there is room: see `wants_to_dial`.
+                at = earlier(at, self.next_dial().filter(|at| *at > now));
             }
             if let (Some(since), Some(limit)) = (self.seeding_since, self.seed_time) {
                 at = earlier(at, Some(since + limit.saturating_sub(self.seeding_before)));
@@ -487,7 +497,6 @@ impl Torrent {
         if self.choker.next() <= cx.now {
             self.rechoke(cx);
         }
-        self.dial(cx);
         self.kick_idle(cx);
         if self.save_at.is_some_and(|at| at <= cx.now) {
             self.save(cx);
@@ -495,21 +504,27 @@ impl Torrent {
         self.check_goal(cx);
     }
 
-    fn dial(&mut self, cx: &mut Cx<'_>) {
-        let seeding = self.is_complete();
-        while cx.stats.half_open < cx.config.half_open
-            && cx.stats.peers + cx.stats.half_open < cx.config.max_peers
-            && self.peers.len() + self.connecting < cx.config.max_peers_torrent
-        {
-            let Some((tag, addr)) = self.swarm.next(cx.now, seeding) else { return };
-            let peer = Peer::new(cx.now, addr, false, Some(self.key), Some(tag));
-            let conn = cx.conns.insert(Conn::Peer(Box::new(peer)));
-            self.swarm.attach(tag, conn);
-            self.connecting += 1;
-            cx.stats.half_open += 1;
-            cx.actions.push_back(Action::Connect { conn, addr });
-            cx.touched.push(conn);
-        }
+    fn next_dial(&self) -> Option<Instant> {
+        self.swarm.next_due().map(|at| at.max(self.dial_after))
+    }
+
+    /// An address is due, and this torrent has room for another peer.
+    pub(crate) fn wants_to_dial(&self, now: Instant, config: &Config) -> bool {
+        self.is_active()
+            && self.peers.len() + self.connecting < config.max_peers_torrent
+            && self.next_dial().is_some_and(|at| at <= now)
+    }
+
+    /// Dials the next address that is due. The session has room for another attempt.
+    pub(crate) fn dial(&mut self, cx: &mut Cx<'_>) {
+        let Some((tag, addr)) = self.swarm.next(cx.now, self.is_complete()) else { return };
+        let peer = Peer::new(cx.now, addr, false, Some(self.key), Some(tag));
+        let conn = cx.conns.insert(Conn::Peer(Box::new(peer)));
+        self.swarm.attach(tag, conn);
+        self.connecting += 1;
+        cx.stats.half_open += 1;
+        cx.actions.push_back(Action::Connect { conn, addr });
+        cx.touched.push(conn);
     }
 
     fn check_goal(&mut self, cx: &mut Cx<'_>) {
