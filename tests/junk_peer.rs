@@ -189,8 +189,8 @@ fn of_two_that_shared_a_piece_the_liar_is_told_by_its_blocks() {
     let key = leech.lp.add(add).expect("added");
     complete(&mut [&mut leech], key);
     sample.assert_in(&temp.path("leech"));
-    assert!(failed(&leech) > 0 && banned(&leech, liar.addr) && !banned(&leech, honest.addr));
-    assert!(failed(&leech) < 10, "{} times", failed(&leech));
+    assert!(!banned(&leech, honest.addr));
+    assert!((1..4).contains(&failed(&leech)) && banned(&leech, liar.addr), "failed {} times", failed(&leech));
     drop(leech);
     liar.end();
     honest.end();
