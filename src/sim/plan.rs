@@ -203,7 +203,9 @@ impl Plan {
             self.lines.push(line);
         }
         let everybody = nodes + scripts;
-        let fashion = if trackers > 0 { rng.u32(0..4) } else { rng.u32(1..4) };
+        // Nobody asks another tracker as long as one answers, be it with lies.
+        let lies = self.trackers.contains(&Habit::Liar);
+        let fashion = if trackers > 0 && !lies { rng.u32(0..4) } else { rng.u32(1..4) };
         for n in 0..nodes {
             let mut knows = match fashion {
                 0 => Vec::new(),

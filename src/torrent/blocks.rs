@@ -267,14 +267,19 @@ impl Torrent {
         let size = u64::from(self.layout.piece_size(piece));
         log::warn!("{}: piece {piece} failed its hash", self.meta.name.escape_debug());
         self.wasted += size;
-        let senders = self.picker.contributors(piece);
+        let blocks_in = 0..self.layout.blocks_in(piece);
         let sent: Vec<_> =
-            (0..self.layout.blocks_in(piece)).map(|block| self.picker.contributor(BlockRef { piece, block })).collect();
+            blocks_in.clone().map(|block| self.picker.contributor(BlockRef { piece, block })).collect();
+        // Blocks from an earlier run have no sender, and may be the bad ones.
+        let unknown = blocks_in
+            .zip(&sent)
+            .any(|(i, sender)| sender.is_none() && !self.layout.is_all_pad(&self.layout.block(piece, i)));
+        let senders = self.picker.contributors(piece);
         self.picker.on_piece_bad(piece);
         self.mark_pads_of(piece);
         cx.alerts.push_back(Alert::PieceFailed { torrent: self.key, piece });
-        if let [only] = senders[..] {
-            self.ban(cx, only);
+        if let ([only], false) = (&senders[..], unknown) {
+            self.ban(cx, *only);
         } else if let Some(digests) = blocks {
             let suspects =
                 sent.iter().zip(digests).map(|(tag, d)| (tag.unwrap_or(PeerTag::new(u32::MAX)), *d)).collect();
