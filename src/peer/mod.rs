@@ -12,19 +12,19 @@
 //! Specified by BEP 3, BEP 6 (fast extension), BEP 10 (extension protocol), BEP 21 (upload only).
 
 mod outbox;
+mod tracker;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 
 pub use outbox::{Chunk, Outbox, Sent};
+pub use tracker::{Other, TrackerConn, Transport};
 
 use crate::bitfield::Bitfield;
 use crate::config::{Config, limits};
 use crate::id::{BLOCK_LEN, Block, PeerId, PeerTag, PieceIndex, TorrentKey};
 use crate::rate::Rate;
 use crate::time::{Duration, Instant};
-use crate::tracker::http::HttpTransaction;
-use crate::tracker::tiers::TrackerIdx;
 use crate::wire::{Decoder, HandshakeReader};
 
 /// What a connection is for.
@@ -32,7 +32,7 @@ use crate::wire::{Decoder, HandshakeReader};
 pub enum Conn {
     /// A BitTorrent peer.
     Peer(Box<Peer>),
-    /// An announce over HTTP.
+    /// A question to a tracker.
     Tracker(Box<TrackerConn>),
 }
 
@@ -51,27 +51,6 @@ impl Conn {
             Self::Tracker(_) => None,
         }
     }
-}
-
-/// An announce on its way: resolving, connecting, talking.
-#[derive(Debug)]
-pub struct TrackerConn {
-    /// For which torrent.
-    pub torrent: TorrentKey,
-    /// Which of its trackers.
-    pub tracker: TrackerIdx,
-    /// The exchange.
-    pub transaction: HttpTransaction,
-    /// Addresses still to try.
-    pub addrs: Vec<SocketAddr>,
-    /// The address in use.
-    pub addr: Option<SocketAddr>,
-    /// What waits for the socket.
-    pub outbox: Outbox,
-    /// The whole announce is given up then.
-    pub deadline: Instant,
-    /// Why the last address failed.
-    pub last_error: Option<String>,
 }
 
 /// How far a peer connection has come.

@@ -20,6 +20,8 @@ use crate::wire::Message;
 const STALLED: Duration = Duration::from_secs(2);
 /// Blocks that nobody asked for until the peer is closed.
 const UNASKED_MAX: u32 = 32;
+/// A torrent that has become complete is saved after this.
+const SAVE_COMPLETE: Duration = Duration::from_secs(1);
 
 impl Torrent {
     /// Counts the pieces we want of those it has, and tells it whether we are interested.
@@ -333,7 +335,9 @@ impl Torrent {
             }
         }
         self.announce_due(cx);
-        self.save(cx);
+        // Soon, not now: who leaves when it is complete saves then.
+        self.dirty = true;
+        self.save_at = Some(cx.now + SAVE_COMPLETE);
     }
 
     /// Payload came in, verified or not.
