@@ -70,8 +70,6 @@ pub(super) struct Fault {
 #[derive(Clone, Debug)]
 pub(super) struct NodePlan {
     pub(super) seeder: bool,
-    /// It gives nothing.
-    pub(super) rider: bool,
     pub(super) join: Instant,
     pub(super) config: Config,
     /// Hosts it knows from the start.
@@ -178,7 +176,6 @@ impl Plan {
             let late = self.style == Style::Churn || chance(rng, 100);
             self.nodes.push(NodePlan {
                 seeder,
-                rider,
                 join: if late { Instant::ZERO + secs(rng, 0, 60) } else { Instant::ZERO },
                 config: draw_config(rng, rider, nodes),
                 knows: Vec::new(),
