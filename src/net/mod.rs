@@ -535,7 +535,8 @@ impl Loop {
             return;
         }
         if let Err(e) = self.disk.flush(torrent) {
-            log::error!("{e}");
+            // Blocks that had come are lost: a record would claim them, and the session still does.
+            return pump::disk_failed(&mut self.session, self.now, torrent, &e);
         }
         let files = self.session.metainfo(torrent).map_or(0, |m| m.files.len());
         let stamps = self.stamps(torrent, files);

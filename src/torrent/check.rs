@@ -60,7 +60,8 @@ impl Torrent {
             if had && sure {
                 self.picker.set_have(p);
             } else {
-                self.picker.lose(p);
+                // Also what a stop left half done: its blocks may not have reached the disk.
+                self.picker.forget(p);
                 if !sure && (present[p.idx()]) {
                     queue.push_back(p);
                 }

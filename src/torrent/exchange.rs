@@ -185,6 +185,8 @@ impl Torrent {
         if let Some(tag) = peer.tag {
             match why {
                 CloseReason::Ourselves | CloseReason::Banned => self.swarm.bar(tag),
+                // It may have said that it only uploads before it said that it has everything.
+                CloseReason::NothingToTrade => self.swarm.set_seed(tag),
                 _ => {}
             }
             match why {

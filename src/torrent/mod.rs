@@ -359,6 +359,8 @@ impl Torrent {
         if self.is_complete() {
             self.seeding_since = Some(cx.now);
             cx.alerts.push_back(Alert::Finished { torrent: self.key });
+        } else {
+            self.swarm.want_seeds(cx.now);
         }
         self.mark_dirty(cx);
         self.tick(cx);
@@ -577,6 +579,7 @@ impl Torrent {
                 self.on_complete(cx);
             } else {
                 self.seeding_since = None;
+                self.swarm.want_seeds(cx.now);
             }
             self.kick = true;
             self.kick_idle(cx);

@@ -213,6 +213,13 @@ impl Swarm {
         None
     }
 
+    /// Pieces are lacking again: complete peers are worth dialling once more.
+    pub fn want_seeds(&mut self, now: Instant) {
+        let passed_over = |k: &Known| k.seed && k.due.is_none() && k.conn.is_none();
+        let tags: Vec<_> = self.known.iter().filter(|(_, k)| passed_over(k)).map(|(i, _)| tag_of(i)).collect();
+        tags.into_iter().for_each(|tag| self.schedule(tag, now));
+    }
+
     /// A connection to it exists.
     pub fn attach(&mut self, tag: PeerTag, conn: ConnKey) {
         self.unschedule(tag);
@@ -414,6 +421,17 @@ mod tests {
         assert!(s.add(at(0), addr(5000), Source::Tracker));
         assert_eq!(s.len(), limits::SWARM);
         assert!(!s.by_addr.contains_key(&gone));
+    }
+
+    #[test]
+    fn whoever_lacks_pieces_again_dials_seeds_again() {
+        let mut s = Swarm::default();
+        s.add(at(0), addr(1), Source::Tracker);
+        s.set_seed(*s.by_addr.get(&addr(1)).expect("known"));
+        assert_eq!(s.next(at(1), true), None);
+        assert_eq!(s.next(at(1), false), None, "passed over");
+        s.want_seeds(at(2));
+        assert_eq!(s.next(at(2), false).map(|(_, a)| a), Some(addr(1)));
     }
 
     #[test]

@@ -329,6 +329,18 @@ impl Picker {
         }
     }
 
+    /// Nothing of the piece is here, and nothing of it is requested, whatever was known of it.
+    pub fn forget(&mut self, piece: PieceIndex) {
+        self.lose(piece);
+        let Some(e) = self.entries.get(piece.idx()).copied() else { return };
+        if let State::Begun | State::Checking = e.state {
+            self.close(e.pos);
+            self.entries[piece.idx()].state = State::Missing;
+            self.drop_full_padding(piece.get());
+            self.shelve(piece.get());
+        }
+    }
+
     /// How much the piece is wanted from now on. Blocks of it that are requested stay requested.
     pub fn set_priority(&mut self, piece: PieceIndex, priority: Priority) {
         let Some(e) = self.entries.get(piece.idx()).copied() else { return };
