@@ -85,6 +85,34 @@ impl Default for LoopConfig {
     }
 }
 
+impl LoopConfig {
+    /// Memory that is used when it is there: more makes nothing faster.
+    pub const MEMORY: usize = 32 << 20;
+    /// Less than this is taken as this.
+    pub const MEMORY_LEAST: usize = 1 << 20;
+
+    /// Fits everything that grows with speed, or with the number of peers, into about `bytes`: payload that waits to
+    /// be hashed and written, mapped windows, outstanding requests, connections.
+    ///
+    /// A half and an eighth is for payload; as much as the rest is mapped, and given back under pressure.
+    #[must_use]
+    pub fn with_memory(mut self, bytes: usize) -> Self {
+        let bytes = bytes.clamp(Self::MEMORY_LEAST, Self::MEMORY);
+        let storage = StorageConfig::default();
+        self.storage.gather_limit = (bytes / 8 * 5).min(storage.gather_limit);
+        self.storage.map_limit = (bytes / 2).min(storage.map_limit);
+        self.storage.window = (self.storage.map_limit / 8).next_power_of_two().clamp(64 << 10, storage.window);
+        if bytes < Self::MEMORY / 2 {
+            // A peer costs about a kilobyte, and 24 bytes for each request.
+            let peers = bytes / (32 << 10);
+            self.session.max_peers = self.session.max_peers.min(peers);
+            self.session.max_peers_torrent = self.session.max_peers_torrent.min(peers);
+            self.session.requests_out = self.session.requests_out.min(bytes / (8 << 10));
+        }
+        self
+    }
+}
+
 /// What is left after a turn.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Turn {

@@ -281,7 +281,7 @@ impl Peer {
             return;
         }
         self.snubbed = false;
-        let cap = limits::REQUESTS_OUT as u32;
+        let cap = config.requests_out.clamp(4, limits::REQUESTS_OUT) as u32;
         if self.slow_start {
             self.queue_target = (self.queue_target + blocks).min(cap);
             let (since, rate) = self.slow_start_mark;
