@@ -380,6 +380,34 @@ pub enum Alert {
     },
 }
 
+/// Alerts that wait to be pulled: at most `limits::ALERTS`, the oldest are lost first.
+#[derive(Debug, Default)]
+pub struct Alerts {
+    queue: std::collections::VecDeque<Alert>,
+    lost: u64,
+}
+
+impl Alerts {
+    /// Adds one.
+    pub fn push_back(&mut self, alert: Alert) {
+        if self.queue.len() >= crate::config::limits::ALERTS {
+            self.queue.pop_front();
+            self.lost += 1;
+        }
+        self.queue.push_back(alert);
+    }
+
+    /// Takes the oldest.
+    pub fn pop_front(&mut self) -> Option<Alert> {
+        self.queue.pop_front()
+    }
+
+    /// How many were lost because nobody pulled them.
+    pub fn lost(&self) -> u64 {
+        self.lost
+    }
+}
+
 /// Kinds of torrent errors that a caller may want to tell apart.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ErrorKind {
@@ -587,4 +615,21 @@ pub enum Want<'a> {
         /// When to ask again.
         until: Instant,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::limits;
+
+    #[test]
+    fn alerts_nobody_pulls_are_bounded() {
+        let mut alerts = Alerts::default();
+        let alert = |i| Alert::Piece { torrent: TorrentKey::new(0, 0), piece: PieceIndex::new(i) };
+        for i in 0..=limits::ALERTS as u32 {
+            alerts.push_back(alert(i));
+        }
+        assert_eq!(alerts.lost(), 1);
+        assert!(matches!(alerts.pop_front(), Some(Alert::Piece { piece, .. }) if piece.get() == 1));
+    }
 }

@@ -125,6 +125,9 @@ pub mod limits {
     /// Shortest and longest announce interval obeyed.
     pub const ANNOUNCE_INTERVAL: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(24 * 3600));
 
+    /// Alerts that wait for an embedder who does not pull them; the oldest go first.
+    pub const ALERTS: usize = 16 * 1024;
+
     /// Addresses remembered for one torrent.
     pub const SWARM: usize = 1000;
     /// Connection attempts under way at once.

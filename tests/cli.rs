@@ -306,7 +306,14 @@ fn interrupted(folder: &Folder, signal: Signal, dir: &str, event: &str) -> Optio
 fn signals_end_it_with_an_honest_code() {
     let folder = Folder::new();
     sample(&folder);
+    // Whoever runs these tests under nohup has made the child deaf to HUP, rightly.
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|l| l.strip_prefix("SigIgn:")).map(|m| u64::from_str_radix(m.trim(), 16));
+    let deaf = ignored.is_some_and(|mask| mask.is_ok_and(|m| m & 1 != 0));
     for signal in [Signal::INT, Signal::TERM, Signal::HUP] {
+        if deaf && signal == Signal::HUP {
+            continue;
+        }
         assert_eq!(interrupted(&folder, signal, "empty/", "added"), Some(7), "{signal:?}");
     }
     assert_eq!(interrupted(&folder, Signal::INT, "data/", "done"), Some(0), "seeding");

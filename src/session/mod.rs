@@ -19,6 +19,7 @@
 //! through `trackers`, the data plane lives in `data`.
 
 mod data;
+mod invariants;
 mod external;
 mod timers;
 mod trackers;
@@ -58,7 +59,7 @@ pub struct Session {
     torrents: Slots<TorrentKey, Torrent>,
     by_hash: BTreeMap<InfoHash, TorrentKey>,
     actions: VecDeque<Action>,
-    alerts: VecDeque<Alert>,
+    alerts: Alerts,
     timers: Timers,
     touched: Vec<ConnKey>,
     stats: Stats,
@@ -116,7 +117,7 @@ impl Session {
             torrents: Slots::new(),
             by_hash: BTreeMap::new(),
             actions: VecDeque::new(),
-            alerts: VecDeque::new(),
+            alerts: Alerts::default(),
             timers: Timers::default(),
             touched: Vec::new(),
             stats: Stats::default(),
@@ -375,7 +376,8 @@ impl Session {
         self.actions.pop_front()
     }
 
-    /// What happened next.
+    /// What happened next. Pull them: of those nobody pulls, the oldest are lost at
+    /// `limits::ALERTS`.
     pub fn poll_alert(&mut self) -> Option<Alert> {
         self.alerts.pop_front()
     }

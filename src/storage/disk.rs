@@ -534,6 +534,9 @@ impl Storage for Disk {
             if self.hasher.landed == 0 && self.pool.is_empty() {
                 self.pool.trim();
             }
+            if self.hasher.landed == 0 {
+                self.files.release_folders();
+            }
             self.hasher.landed = 0;
             return false;
         }

@@ -62,9 +62,13 @@ mod tests;
 
 pub use disk::Disk;
 pub use error::{DiskError, DiskErrorKind};
+#[cfg(feature = "sim")]
+pub(crate) use iov::HeapLender;
 pub use iov::{IoVecs, MAX_REGIONS};
 pub use memory::Memory;
 pub use plan::{MAX_PARTS, PlaceList};
+#[cfg(feature = "sim")]
+pub(crate) use plan::{Part, resolve};
 
 use crate::id::{Block, FileIndex, PieceIndex, TorrentKey};
 use crate::torrent::layout::Layout;
@@ -210,7 +214,8 @@ pub trait Storage {
     fn remove_files(&mut self, t: TorrentKey) -> Result<(), DiskError>;
 
     /// Makes the folders and the empty files among the wanted ones, and compares the space they
-    /// still need with what the volume has.
+    /// still need with what the volume has. From then on the others take no more space than the bytes
+    /// that are written to them.
     fn prepare(&mut self, t: TorrentKey, wanted: &dyn Fn(FileIndex) -> bool) -> Result<(), DiskError>;
 
     /// Takes the space of a whole file at once, if so configured and the volume can. [`Self::place`] and

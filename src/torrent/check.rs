@@ -2,8 +2,9 @@
 //!
 //! Three sources, in this order: a record of an earlier run whose file stamps still fit (trusted),
 //! files that are there but do not fit it or have no record (hashed piece by piece), files that
-//! are absent or empty (nothing to look at). Only the pieces in doubt are hashed; a bounded number
-//! of them is under way at once, so that the loop stays responsive.
+//! are absent or empty (nothing to look at). Only the pieces in doubt are hashed, and those that the
+//! earlier run had received but not hashed when it stopped; a bounded number of them is under way at
+//! once, so that the loop stays responsive.
 
 use std::collections::VecDeque;
 
@@ -70,7 +71,10 @@ impl Torrent {
             for (piece, blocks) in &r.partial {
                 let known = piece.get() < pieces && !doubtful[piece.idx()] && !self.picker.have().get(*piece);
                 if known && blocks.len() == self.layout.blocks_in(*piece).div_ceil(8) as usize {
-                    self.restore_partial(*piece, blocks);
+                    match self.is_whole(*piece, blocks) {
+                        true => queue.push_back(*piece),
+                        false => self.restore_partial(*piece, blocks),
+                    }
                 }
             }
         }
@@ -78,13 +82,14 @@ impl Torrent {
         Check { queue, under_way: 0, done: 0, total }
     }
 
-    /// Marks the blocks of an unfinished piece. One that turns out complete would never be
-    /// picked, so it keeps its last block open.
+    /// All blocks had come when the torrent stopped, but the piece was not hashed any more.
+    fn is_whole(&self, piece: PieceIndex, blocks: &[u8]) -> bool {
+        (0..self.layout.blocks_in(piece)).all(|i| has_block(blocks, i))
+    }
+
+    /// Marks the blocks of an unfinished piece.
     fn restore_partial(&mut self, piece: PieceIndex, blocks: &[u8]) {
-        let n = self.layout.blocks_in(piece);
-        let set = |i: u32| blocks[(i / 8) as usize] & (0x80 >> (i % 8)) != 0;
-        let all = (0..n).all(set);
-        for i in (0..n).filter(|i| set(*i) && !(all && *i + 1 == n)) {
+        for i in (0..self.layout.blocks_in(piece)).filter(|i| has_block(blocks, *i)) {
             self.picker.mark_block_have(piece, i);
         }
     }
@@ -118,4 +123,9 @@ impl Torrent {
         }
         self.step_check(cx);
     }
+}
+
+/// Whether a block is marked in the bits of a partial piece.
+fn has_block(bits: &[u8], i: u32) -> bool {
+    bits[(i / 8) as usize] & (0x80 >> (i % 8)) != 0
 }

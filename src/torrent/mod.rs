@@ -9,11 +9,13 @@
 //!                                                                                 ▼
 //! ```
 //!
-//! `Torrent` keeps the lifecycle; `exchange` speaks with peers; [`picker`] decides what to fetch,
+//! `Torrent` keeps the lifecycle; `exchange` speaks with peers, `blocks` asks for and takes blocks,
+//! `serve` gives them; [`picker`] decides what to fetch,
 //! [`choker`] whom to serve, [`swarm`] whom to dial, `check` what on disk can be trusted, and
 //! `resume` is the record for the next run. Nothing here touches a file, a socket or a clock:
 //! it emits [`Action`]s and [`Alert`]s through its [`Cx`].
 
+mod blocks;
 mod announce;
 mod check;
 pub mod choker;
@@ -21,6 +23,7 @@ mod exchange;
 pub mod layout;
 pub mod picker;
 mod resume;
+mod serve;
 pub mod swarm;
 
 use std::collections::BTreeMap;
@@ -28,7 +31,7 @@ use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::api::{Action, Add, Alert, CloseReason, ErrorKind, FileStamp, FileStatus, State, Stats, Status};
+use crate::api::{Action, Add, Alert, Alerts, CloseReason, ErrorKind, FileStamp, FileStatus, State, Stats, Status};
 use crate::bitfield::Bitfield;
 use crate::config::Config;
 use crate::id::{Block, ConnKey, FileIndex, InfoHash, PeerId, PeerTag, PieceIndex, TorrentKey};
@@ -56,7 +59,7 @@ pub struct Cx<'a> {
     /// What to do, for the driver.
     pub actions: &'a mut VecDeque<Action>,
     /// What happened, for the embedder.
-    pub alerts: &'a mut VecDeque<Alert>,
+    pub alerts: &'a mut Alerts,
     /// Settings.
     pub config: &'a Config,
     /// Totals.
@@ -623,6 +626,37 @@ impl Torrent {
             end.min(f.offset + f.len) - start.max(f.offset)
         };
         pieces.filter(|p| have.get(PieceIndex::new(*p))).map(overlap).sum()
+    }
+
+    /// What must hold between any two calls; panics when it does not. O(peers x pieces).
+    pub(crate) fn invariants(&self, conns: &Slots<ConnKey, Conn>) {
+        self.picker.invariants();
+        let ours = |(_, c): &(ConnKey, &Conn)| c.peer().is_some_and(|p| p.torrent == Some(self.key));
+        let live = |(_, c): &(ConnKey, &Conn)| c.peer().is_some_and(Peer::is_live);
+        let mut listed = self.peers.clone();
+        listed.sort_unstable();
+        let mut there: Vec<_> = conns.iter().filter(ours).filter(live).map(|(k, _)| k).collect();
+        there.sort_unstable();
+        assert_eq!(listed, there, "live peers");
+        let dialled = |(_, c): &(ConnKey, &Conn)| c.peer().is_some_and(|p| !p.incoming);
+        let connecting = conns.iter().filter(ours).filter(dialled).filter(|c| !live(c)).count();
+        assert_eq!(self.connecting, connecting, "connection attempts");
+        assert!(self.is_active() || self.peers.len() + self.connecting == 0, "peers of a torrent that is stopped");
+        let mut out = 0;
+        for &conn in &self.peers {
+            let p = conns.get(conn).and_then(Conn::peer).expect("a live peer");
+            let wanted = p.have.iter_set().filter(|i| self.picker.wants(*i)).count();
+            assert_eq!(p.wanted_pieces as usize, wanted, "pieces we want of {conn:?}");
+            assert_eq!(p.interested, wanted > 0, "interest in {conn:?}");
+            let requested = self.picker.requested_at(conn);
+            assert!(requested as usize <= p.asked.len(), "{requested} requests at {conn:?}: {:?}", p.asked);
+            out += requested;
+            assert_eq!(p.tag.and_then(|t| self.swarm.conn(t)), Some(conn), "the address of {conn:?}");
+            if let Some(r) = p.receiving.filter(|r| !r.dropped).and_then(|r| self.block_ref(&r.block)) {
+                assert_eq!(self.picker.lease_of(r), Some(conn), "{r:?} is arriving");
+            }
+        }
+        assert_eq!(out, self.picker.requests_out(), "requests at connections that are gone");
     }
 
     pub(crate) fn files(&self) -> Vec<FileStatus> {

@@ -535,6 +535,16 @@ impl Picker {
         })
     }
 
+    /// Requests that a connection has out.
+    pub fn requested_at(&self, conn: ConnKey) -> u32 {
+        self.jobs.range((conn, 0)..=(conn, u32::MAX)).map(|(_, n)| n).sum()
+    }
+
+    /// Requests that are out at all connections together.
+    pub fn requests_out(&self) -> u32 {
+        self.jobs.values().sum()
+    }
+
     // ---- pieces ----
 
     /// The piece is verified. Who sent its blocks is forgotten.

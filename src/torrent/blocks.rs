@@ -1,0 +1,342 @@
+//! Blocks and pieces: asking for them, taking them, and judging them.
+//!
+//! Requests: [`Torrent::request_more`] keeps [`Peer::target`] blocks outstanding at each unchoked
+//! peer, asked for in batches so that one write carries many. A request that is refused, choked
+//! away or timed out goes back to the picker and so to someone else. A block is leased to the one
+//! connection that is receiving it; a second sender of the same block (end game) is dropped while
+//! the first is moving, and takes over when the first has stalled for [`STALLED`].
+//!
+//! Blame: a failed piece all from one peer convicts it at once. One from several keeps the digest
+//! of each block; when the piece passes, whoever sent a different block is convicted.
+
+use super::exchange::{Verdict, breach};
+use super::picker::{Pick, Speed, Taken};
+use super::*;
+use crate::id::BLOCK_LEN;
+use crate::peer::{Asked, Receiving};
+use crate::wire::Message;
+
+/// A block whose sender has been at it for so long may be taken over by another.
+const STALLED: Duration = Duration::from_secs(2);
+/// Blocks that nobody asked for until the peer is closed.
+const UNASKED_MAX: u32 = 32;
+/// A torrent that has become complete is saved after this.
+const SAVE_COMPLETE: Duration = Duration::from_secs(1);
+
+impl Torrent {
+    /// Counts the pieces we want of those it has, and tells it whether we are interested.
+    pub(super) fn recount_wanted(&mut self, cx: &mut Cx<'_>, conn: ConnKey) {
+        let Some(peer) = cx.conns.get_mut(conn).and_then(Conn::peer_mut) else { return };
+        peer.wanted_pieces = if peer.have.is_all() {
+            self.picker.wanted_left()
+        } else {
+            peer.have.iter_set().filter(|p| self.picker.wants(*p)).count() as u32
+        };
+        self.update_interest(cx, conn);
+    }
+
+    pub(super) fn update_interest(&mut self, cx: &mut Cx<'_>, conn: ConnKey) {
+        let Some(peer) = cx.peer(conn) else { return };
+        let interested = peer.wanted_pieces > 0;
+        if interested != peer.interested {
+            peer.interested = interested;
+            cx.send(conn, if interested { &Message::Interested } else { &Message::NotInterested });
+        }
+    }
+
+    /// Fills this peer's pipeline.
+    pub(crate) fn request_more(&mut self, cx: &mut Cx<'_>, conn: ConnKey) {
+        if !self.is_active() {
+            return;
+        }
+        let (now, speed) = (cx.now, self.speed(cx, conn));
+        let Some(peer) = cx.conns.get_mut(conn).and_then(Conn::peer_mut) else { return };
+        let (target, asked) = (peer.target(), peer.asked.len());
+        // Ask in batches: one write then carries many requests.
+        if !peer.may_ask() || peer.hold_until > now || asked + (target / 8).max(1) > target {
+            return;
+        }
+        let mut picked = std::mem::take(&mut self.picked);
+        picked.clear();
+        let mine =
+            |r: BlockRef| peer.asked.iter().any(|a| a.block.piece == r.piece && a.block.begin == r.block * BLOCK_LEN);
+        let pick = Pick {
+            conn,
+            have: &peer.have,
+            count: target - asked,
+            speed,
+            only: peer.choked.then_some(&peer.allowed[..]),
+            suggested: &peer.suggested,
+            endgame: asked == 0,
+            mine: &mine,
+        };
+        self.picker.pick(pick, cx.rng, &mut picked);
+        if !picked.is_empty() {
+            if asked == 0 {
+                peer.last_block = now;
+            }
+            for r in &picked {
+                let block = self.wire_block(*r);
+                peer.asked.push_back(Asked { block, at: now });
+                peer.outbox.push(&Message::Request(block));
+            }
+            cx.wake(conn);
+            cx.touched.push(conn);
+        }
+        self.picked = picked;
+    }
+
+    fn speed(&self, cx: &Cx<'_>, conn: ConnKey) -> Speed {
+        let Some(peer) = cx.conns.get(conn).and_then(Conn::peer) else { return Speed::Slow };
+        let rate = peer.received.get(cx.now);
+        let in_20_s = rate.saturating_mul(20);
+        if peer.snubbed || rate < 1024 && cx.now - peer.since > STALLED * 5 {
+            Speed::Slow
+        } else if in_20_s > u64::from(self.layout.piece_len()) {
+            Speed::Fast
+        } else {
+            Speed::Medium
+        }
+    }
+
+    /// Blocks came free: asks peers that have room for more.
+    pub(super) fn kick_idle(&mut self, cx: &mut Cx<'_>) {
+        if !std::mem::take(&mut self.kick) || !self.is_active() {
+            return;
+        }
+        for i in 0..self.peers.len() {
+            self.request_more(cx, self.peers[i]);
+        }
+    }
+
+    // ---------------------------------------------------------------- blocks
+
+    /// The header of a block has come: where does its payload go?
+    pub(crate) fn on_block_start(&mut self, cx: &mut Cx<'_>, conn: ConnKey, block: Block) -> Verdict {
+        let now = cx.now;
+        let r = self.block_ref(&block);
+        let Some(peer) = cx.peer(conn) else { return Ok(()) };
+        let asked = peer.asked.front().is_some_and(|a| a.block == block) || peer.has_asked(&block);
+        if !asked && peer.withdrawn == 0 {
+            peer.unasked += 1;
+            if peer.unasked > UNASKED_MAX {
+                return Err(breach(format!("{UNASKED_MAX} blocks that nobody asked for")));
+            }
+        }
+        let expected = asked || peer.withdrawn > 0;
+        let mut keep = false;
+        if let (true, Some(r)) = (expected, r) {
+            keep = self.picker.missing(r) && (self.picker.lease(r, conn) || self.take_over(cx, r, conn));
+        }
+        if let Some(peer) = cx.peer(conn) {
+            peer.receiving = Some(Receiving { block, dropped: !keep, since: now });
+        }
+        Ok(())
+    }
+
+    /// The connection that is receiving this block has stalled: `conn` goes on in its place.
+    fn take_over(&mut self, cx: &mut Cx<'_>, r: BlockRef, conn: ConnKey) -> bool {
+        let Some(holder) = self.picker.lease_of(r) else { return false };
+        let now = cx.now;
+        if let Some(receiving) = cx.peer(holder).and_then(|p| p.receiving.as_mut()) {
+            if now - receiving.since < STALLED {
+                return false;
+            }
+            receiving.dropped = true;
+        }
+        self.picker.unlease(r, holder);
+        self.picker.lease(r, conn)
+    }
+
+    /// All payload of a block has landed, or was dropped.
+    pub(crate) fn on_block(&mut self, cx: &mut Cx<'_>, conn: ConnKey, block: Block) -> Verdict {
+        let Some(peer) = cx.peer(conn) else { return Ok(()) };
+        let dropped = peer.receiving.take().is_none_or(|r| r.dropped);
+        if peer.take_asked(&block).is_none() {
+            peer.withdrawn = peer.withdrawn.saturating_sub(1);
+        }
+        let tag = peer.tag.unwrap_or(PeerTag::new(u32::MAX));
+        let Some(r) = self.block_ref(&block) else {
+            self.wasted += u64::from(block.len);
+            return Ok(());
+        };
+        if dropped {
+            self.wasted += u64::from(block.len);
+            self.picker.withdraw(r, conn);
+        } else {
+            self.picker.unlease(r, conn);
+            let shared = self.picker.others(r);
+            match self.picker.on_block(r, conn, tag) {
+                Taken::Duplicate => self.wasted += u64::from(block.len),
+                Taken::Block => {}
+                Taken::PieceDone => self.ask_hash(cx, r.piece),
+            }
+            if shared {
+                self.cancel_elsewhere(cx, conn, &block);
+            }
+        }
+        self.request_more(cx, conn);
+        Ok(())
+    }
+
+    fn ask_hash(&mut self, cx: &mut Cx<'_>, piece: PieceIndex) {
+        cx.actions.push_back(Action::Hash {
+            torrent: self.key,
+            piece,
+            expected: self.meta.hashes[piece.idx()],
+            at_rest: false,
+            blocks: self.suspects.contains_key(&piece),
+        });
+    }
+
+    /// End game: whoever else was asked for this block need not send it.
+    fn cancel_elsewhere(&mut self, cx: &mut Cx<'_>, conn: ConnKey, block: &Block) {
+        for i in 0..self.peers.len() {
+            let other = self.peers[i];
+            let Some(peer) = cx.peer(other).filter(|_| other != conn) else { continue };
+            let arriving = peer.receiving.is_some_and(|r| r.block == *block);
+            if !arriving && peer.take_asked(block).is_some() {
+                peer.withdrawn += 1;
+                cx.send(other, &Message::Cancel(*block));
+                self.withdraw(other, block);
+                self.request_more(cx, other);
+            }
+        }
+    }
+
+    // ---------------------------------------------------------------- pieces
+
+    /// A piece was hashed.
+    pub(crate) fn on_hashed(&mut self, cx: &mut Cx<'_>, piece: PieceIndex, ok: bool, blocks: Option<&[[u8; 20]]>) {
+        match self.life {
+            Life::Checking(_) => self.on_checked(cx, piece, ok),
+            Life::Active if ok => self.on_piece_ok(cx, piece, blocks),
+            Life::Active => self.on_piece_bad(cx, piece, blocks),
+            _ => {}
+        }
+    }
+
+    fn on_piece_ok(&mut self, cx: &mut Cx<'_>, piece: PieceIndex, blocks: Option<&[[u8; 20]]>) {
+        self.credit(cx, piece);
+        self.convict(cx, piece, blocks);
+        let priority = self.picker.priority(piece);
+        self.picker.on_piece_ok(piece);
+        self.mark_dirty(cx);
+        cx.alerts.push_back(Alert::Piece { torrent: self.key, piece });
+        for i in 0..self.peers.len() {
+            let conn = self.peers[i];
+            let Some(peer) = cx.peer(conn) else { continue };
+            if peer.have.get(piece) {
+                peer.wanted_pieces -= u32::from(priority != Priority::Skip && peer.wanted_pieces > 0);
+                self.update_interest(cx, conn);
+            } else {
+                cx.send(conn, &Message::Have(piece));
+            }
+        }
+        self.count_files(cx, piece);
+        if self.is_complete() && self.seeding_since.is_none() {
+            self.on_complete(cx);
+        }
+    }
+
+    /// Files that this piece completes.
+    fn count_files(&mut self, cx: &mut Cx<'_>, piece: PieceIndex) {
+        let (offset, len) = (self.layout.piece_offset(piece), u64::from(self.layout.piece_size(piece)));
+        for span in self.layout.spans(offset, len) {
+            let left = &mut self.missing[span.file.idx()];
+            *left = left.saturating_sub(1);
+            if *left == 0 && !span.pad {
+                cx.alerts.push_back(Alert::File { torrent: self.key, file: span.file });
+            }
+        }
+    }
+
+    /// Verified payload counts for whoever sent it.
+    fn credit(&mut self, cx: &mut Cx<'_>, piece: PieceIndex) {
+        for block in 0..self.layout.blocks_in(piece) {
+            let r = BlockRef { piece, block };
+            let len = u64::from(self.wire_block(r).len);
+            let Some(tag) = self.picker.contributor(r) else { continue };
+            self.downloaded += len;
+            let now = cx.now;
+            if let Some(peer) = self.swarm.conn(tag).and_then(|c| cx.peer(c)) {
+                peer.earned.add(now, len);
+            }
+        }
+    }
+
+    fn on_piece_bad(&mut self, cx: &mut Cx<'_>, piece: PieceIndex, blocks: Option<&[[u8; 20]]>) {
+        let size = u64::from(self.layout.piece_size(piece));
+        log::warn!("{}: piece {piece} failed its hash", self.meta.name.escape_debug());
+        self.wasted += size;
+        let senders = self.picker.contributors(piece);
+        let sent: Vec<_> =
+            (0..self.layout.blocks_in(piece)).map(|block| self.picker.contributor(BlockRef { piece, block })).collect();
+        self.picker.on_piece_bad(piece);
+        self.mark_pads_of(piece);
+        cx.alerts.push_back(Alert::PieceFailed { torrent: self.key, piece });
+        if let [only] = senders[..] {
+            self.ban(cx, only);
+        } else if let Some(digests) = blocks {
+            let suspects =
+                sent.iter().zip(digests).map(|(tag, d)| (tag.unwrap_or(PeerTag::new(u32::MAX)), *d)).collect();
+            self.suspects.insert(piece, suspects);
+        }
+        self.kick = true;
+        self.kick_idle(cx);
+    }
+
+    /// The piece has passed: whoever sent another block the last time lied.
+    fn convict(&mut self, cx: &mut Cx<'_>, piece: PieceIndex, blocks: Option<&[[u8; 20]]>) {
+        let Some(suspects) = self.suspects.remove(&piece) else { return };
+        let Some(good) = blocks else { return };
+        let mut guilty: Vec<_> =
+            suspects.iter().zip(good).filter(|((_, was), is)| was != *is).map(|((t, _), _)| *t).collect();
+        guilty.sort_unstable();
+        guilty.dedup();
+        for tag in guilty {
+            self.ban(cx, tag);
+        }
+    }
+
+    fn ban(&mut self, cx: &mut Cx<'_>, tag: PeerTag) {
+        if self.swarm.addr(tag).is_none() {
+            return;
+        }
+        let addr = self.swarm.ban(tag);
+        log::warn!("peer {addr}: banned for bad data");
+        cx.alerts.push_back(Alert::PeerBanned { torrent: self.key, addr });
+        if let Some(conn) = self.swarm.conn(tag) {
+            self.close(cx, conn, CloseReason::Banned);
+        }
+    }
+
+    /// The last wanted piece is here.
+    pub(super) fn on_complete(&mut self, cx: &mut Cx<'_>) {
+        if self.seeding_since.is_some() {
+            return;
+        }
+        self.seeding_since = Some(cx.now);
+        if self.picker.have().is_all() {
+            self.tiers.completed(cx.now);
+        }
+        cx.alerts.push_back(Alert::Finished { torrent: self.key });
+        for conn in self.peers.clone() {
+            if let Some(id) = cx.peer(conn).map(|p| p.upload_only_id).filter(|id| *id != 0) {
+                cx.send(conn, &Message::Extended { id, payload: &[1] });
+            }
+            if let Err(why) = self.close_if_useless(cx, conn) {
+                self.close(cx, conn, why);
+            }
+        }
+        self.announce_due(cx);
+        // Soon, not now: who leaves when it is complete saves then.
+        self.dirty = true;
+        self.save_at = Some(cx.now + SAVE_COMPLETE);
+    }
+
+    /// Payload came in, verified or not.
+    pub(crate) fn on_received(&mut self, now: Instant, payload: u64) {
+        self.rate_down.add(now, payload);
+    }
+}
