@@ -216,7 +216,7 @@ impl Swarm {
     /// Pieces are lacking again: complete peers are worth dialling once more.
     pub fn want_seeds(&mut self, now: Instant) {
         let passed_over = |k: &Known| k.seed && k.due.is_none() && k.conn.is_none();
-        let tags: Vec<_> = self.known.iter().filter(|(_, k)| passed_over(k)).map(|(i, _)| tag_of(i)).collect();
+        let tags: Vec<_> = self.known.iter().filter(|(_, k)| passed_over(k)).map(|(_, k)| k.tag).collect();
         tags.into_iter().for_each(|tag| self.schedule(tag, now));
     }
 
