@@ -238,7 +238,7 @@ impl std::fmt::Display for CloseReason {
     }
 }
 
-/// How an announce ended.
+/// How an announce or a scrape ended.
 #[derive(Clone, Debug)]
 pub enum TrackerOutcome {
     /// It answered.
@@ -256,6 +256,17 @@ pub enum TrackerOutcome {
     },
     /// It failed; told once for each kind of failure until it works again.
     Error(String),
+    /// A scrape was answered.
+    Scrape {
+        /// Complete peers it counts.
+        seeders: Option<u32>,
+        /// Incomplete peers it counts.
+        leechers: Option<u32>,
+        /// Downloads it counts.
+        downloaded: Option<u32>,
+    },
+    /// A scrape failed.
+    ScrapeError(String),
 }
 
 /// What happened, for the embedder. Pull them with `poll_alert`.
@@ -305,7 +316,7 @@ pub enum Alert {
         /// Which.
         torrent: TorrentKey,
     },
-    /// An announce ended.
+    /// An announce or a scrape ended.
     Tracker {
         /// Which torrent.
         torrent: TorrentKey,
@@ -545,6 +556,13 @@ pub enum Input {
         ok: bool,
         /// SHA-1 of each block, when asked for.
         blocks: Option<Vec<[u8; 20]>>,
+    },
+    /// A datagram could not be sent to `to`; the system's error text. What is merely lost is not told.
+    Unsent {
+        /// Where to.
+        to: SocketAddr,
+        /// Why not.
+        error: String,
     },
     /// What had landed of a piece is gone: it could not be written. Comes before [`Input::DiskFailed`].
     PieceLost {

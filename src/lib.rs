@@ -97,6 +97,8 @@ pub mod pump;
 pub mod rate;
 pub mod rng;
 pub mod session;
+#[cfg(feature = "sim")]
+pub mod sim;
 pub mod slots;
 pub mod storage;
 pub mod time;

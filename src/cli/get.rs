@@ -202,13 +202,14 @@ fn config(opts: &Get) -> LoopConfig {
         session.max_peers = n;
         session.max_peers_torrent = n;
     }
-    LoopConfig {
+    let config = LoopConfig {
         session,
         storage: StorageConfig { backend: opts.storage, lane: opts.lane, ..StorageConfig::default() },
         port: opts.port,
         bind: opts.bind.clone(),
         state_dir: state_dir(),
-    }
+    };
+    config.with_memory(opts.memory.unwrap_or_else(super::memory::budget))
 }
 
 fn code_of(e: &Error) -> u8 {
@@ -304,14 +305,24 @@ impl Run<'_> {
                 self.obey();
             }
         }
-        let mut any = false;
+        // What an alert told may be the end, and nobody should wait a tick for that.
+        let mut changed = Vec::new();
         while let Some(alert) = self.lp.poll_alert() {
+            match &alert {
+                Alert::Checked { torrent, .. } | Alert::Error { torrent, .. } => changed.push(*torrent),
+                Alert::Finished { torrent } | Alert::GoalReached { torrent } => changed.push(*torrent),
+                Alert::Resumed { torrent } | Alert::Paused { torrent } => changed.push(*torrent),
+                _ => {}
+            }
             self.on_alert(alert);
-            any = true;
         }
-        if any {
-            // What an alert told is often the end, and nobody should wait a tick for that.
-            self.refresh();
+        if !changed.is_empty() {
+            changed.sort_unstable();
+            for i in 0..self.jobs.len() {
+                if changed.binary_search(&self.jobs[i].key).is_ok() {
+                    self.refresh(i);
+                }
+            }
         }
         true
     }
@@ -350,7 +361,9 @@ impl Run<'_> {
 
     /// Tick: fresh statuses, progress, time-outs.
     fn look(&mut self) {
-        self.refresh();
+        for i in 0..self.jobs.len() {
+            self.refresh(i);
+        }
         if self.json && self.now >= self.json_due {
             self.json_due = self.now + SECOND;
             self.json_progress();
@@ -365,24 +378,22 @@ impl Run<'_> {
         self.tick = self.now + if brisk { BRISK } else { SECOND };
     }
 
-    /// Takes each torrent's status and moves its phase.
-    fn refresh(&mut self) {
-        for i in 0..self.jobs.len() {
-            let Some(status) = self.lp.session().status(self.now, self.jobs[i].key) else { continue };
-            let (was, job) = (self.jobs[i].phase, &mut self.jobs[i]);
-            job.phase = match was {
-                // Errors are told by alerts, with their kind; this is only the way back.
-                Phase::Failed(code) if status.state == State::Error || code == exit::TIMED_OUT => was,
-                _ if status.goal_reached => Phase::Over,
-                _ if status.is_complete() => Phase::Complete,
-                _ => Phase::Running,
-            };
-            job.status = Some(status);
-            let complete = matches!(job.phase, Phase::Complete | Phase::Over);
-            if complete && job.took.is_none() {
-                job.took = Some(self.now - self.start);
-                self.on_complete(i);
-            }
+    /// Takes a torrent's status and moves its phase.
+    fn refresh(&mut self, i: usize) {
+        let Some(status) = self.lp.session().status(self.now, self.jobs[i].key) else { return };
+        let (was, job) = (self.jobs[i].phase, &mut self.jobs[i]);
+        job.phase = match was {
+            // Errors are told by alerts, with their kind; this is only the way back.
+            Phase::Failed(code) if status.state == State::Error || code == exit::TIMED_OUT => was,
+            _ if status.goal_reached => Phase::Over,
+            _ if status.is_complete() => Phase::Complete,
+            _ => Phase::Running,
+        };
+        job.status = Some(status);
+        let complete = matches!(job.phase, Phase::Complete | Phase::Over);
+        if complete && job.took.is_none() {
+            job.took = Some(self.now - self.start);
+            self.on_complete(i);
         }
     }
 
@@ -487,6 +498,8 @@ impl Run<'_> {
                 log::warn!("{}: tracker {url}: {e}", self.name(torrent));
                 self.event(torrent, "tracker", |l| l.with("url", url).with("ok", false).with("error", e.as_str()));
             }
+            // Nothing here scrapes.
+            TrackerOutcome::Scrape { .. } | TrackerOutcome::ScrapeError(_) => {}
         }
     }
 
@@ -556,7 +569,9 @@ impl Run<'_> {
 
     /// Saves, says goodbye, and waits for that a little.
     fn end(&mut self) {
-        self.refresh();
+        for i in 0..self.jobs.len() {
+            self.refresh(i);
+        }
         let (begin, deadline) = (self.now, self.now + GOODBYE);
         let stopped_by_signal = std::mem::take(&mut self.interrupted);
         let mut patience = stopped_by_signal && !self.quiet;

@@ -12,19 +12,19 @@
 //! Specified by BEP 3, BEP 6 (fast extension), BEP 10 (extension protocol), BEP 21 (upload only).
 
 mod outbox;
+mod tracker;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 
 pub use outbox::{Chunk, Outbox, Sent};
+pub use tracker::{Other, TrackerConn, Transport};
 
 use crate::bitfield::Bitfield;
 use crate::config::{Config, limits};
 use crate::id::{BLOCK_LEN, Block, PeerId, PeerTag, PieceIndex, TorrentKey};
 use crate::rate::Rate;
 use crate::time::{Duration, Instant};
-use crate::tracker::http::HttpTransaction;
-use crate::tracker::tiers::TrackerIdx;
 use crate::wire::{Decoder, HandshakeReader};
 
 /// Requests that are outstanding at a peer whose rate is not known yet.
@@ -35,7 +35,7 @@ const QUEUE_START: u32 = 16;
 pub enum Conn {
     /// A BitTorrent peer.
     Peer(Box<Peer>),
-    /// An announce over HTTP.
+    /// A question to a tracker.
     Tracker(Box<TrackerConn>),
 }
 
@@ -54,29 +54,6 @@ impl Conn {
             Self::Tracker(_) => None,
         }
     }
-}
-
-/// An announce on its way: resolving, connecting, talking.
-#[derive(Debug)]
-pub struct TrackerConn {
-    /// For which torrent.
-    pub torrent: TorrentKey,
-    /// Which of its trackers.
-    pub tracker: TrackerIdx,
-    /// The exchange.
-    pub transaction: HttpTransaction,
-    /// Addresses still to try.
-    pub addrs: Vec<SocketAddr>,
-    /// The address in use.
-    pub addr: Option<SocketAddr>,
-    /// What waits for the socket.
-    pub outbox: Outbox,
-    /// The whole announce is given up then.
-    pub deadline: Instant,
-    /// The address in use is given up then, if there is another; [`Instant::FAR`] once it answered.
-    pub patience: Instant,
-    /// Why the last address failed.
-    pub last_error: Option<String>,
 }
 
 /// How far a peer connection has come.
@@ -304,7 +281,7 @@ impl Peer {
             return;
         }
         self.snubbed = false;
-        let cap = limits::REQUESTS_OUT as u32;
+        let cap = config.requests_out.clamp(4, limits::REQUESTS_OUT) as u32;
         if self.slow_start {
             self.queue_target = (self.queue_target + blocks).min(cap);
             let (since, rate) = self.slow_start_mark;

@@ -1,28 +1,52 @@
-//! What must hold between any two calls, for debug builds and tests.
+//! What must hold between calls: counters agree with what they count, everything keeps its limit.
 
 use super::Session;
+use crate::bitfield::Bitfield;
+use crate::config::limits;
+use crate::id::TorrentKey;
 use crate::peer::Conn;
 
 impl Session {
-    /// Counts everything that is counted along the way anew.
+    /// The pieces of a torrent that are verified.
+    pub fn have(&self, key: TorrentKey) -> Option<&Bitfield> {
+        self.torrents.get(key).map(|t| t.picker.have())
+    }
+
+    /// Checks counters, limits and cross references of all connections and torrents.
     ///
     /// # Panics
-    /// If the session has a bug. O(connections x pieces).
+    /// If the session has a bug. O(everything): for tests, the simulator and debug builds.
     pub fn invariants(&self) {
-        let peers = || self.conns.iter().filter_map(|(_, c)| c.peer());
-        assert_eq!(self.stats.peers, peers().filter(|p| p.is_live()).count(), "live peers");
-        let half_open = peers().filter(|p| !p.is_live() && !p.incoming).count();
-        assert_eq!(self.stats.half_open, half_open, "connection attempts");
-        assert_eq!(self.strangers, peers().filter(|p| !p.is_live() && p.incoming).count(), "strangers");
-        assert_eq!(self.stats.torrents, self.torrents.len());
-        assert_eq!(self.by_hash.len(), self.torrents.len());
-        for (key, conn) in self.conns.iter() {
-            if let Conn::Peer(p) = conn {
-                assert!(p.torrent.is_none_or(|t| self.torrents.get(t).is_some()), "a peer of no torrent: {key:?}");
+        let (mut live, mut strangers, mut dialled, mut waiting) = (0, 0, 0, 0);
+        for (_, conn) in self.conns.iter() {
+            let Conn::Peer(p) = conn else { continue };
+            assert!(p.torrent.is_none_or(|t| self.torrents.get(t).is_some()), "a peer of no torrent: {}", p.addr);
+            live += usize::from(p.is_live());
+            strangers += usize::from(p.incoming && !p.is_live());
+            dialled += usize::from(!p.incoming && !p.is_live());
+            waiting += p.serving.len();
+            assert!(p.asked.len() <= limits::REQUESTS_OUT, "{} requests out", p.asked.len());
+            assert!(p.serving.len() <= limits::REQUESTS_IN, "{} requests in", p.serving.len());
+            let control = p.outbox.control_len();
+            assert!(control <= 2 * limits::OUTBOX, "{control} control bytes wait for {}", p.addr);
+            if p.is_live() {
+                let t = p.torrent.and_then(|k| self.torrents.get(k)).expect("a live peer has a torrent");
+                assert_eq!(p.have.len(), t.layout.pieces());
             }
         }
-        for (_, t) in self.torrents.iter() {
+        assert_eq!(self.stats.peers, live);
+        assert_eq!(self.stats.half_open, dialled);
+        assert_eq!(self.strangers, strangers);
+        assert!(waiting <= limits::REQUESTS_IN_TOTAL, "{waiting} requests in");
+        assert!(live <= self.config.max_peers, "{live} peers");
+        assert!(dialled <= self.config.half_open, "{dialled} half open");
+        for (key, t) in self.torrents.iter() {
+            assert_eq!(t.key, key);
+            assert!(t.swarm.len() <= limits::SWARM);
+            assert!(t.peers.len() <= self.config.max_peers_torrent.max(1), "{} peers", t.peers.len());
             t.invariants(&self.conns);
         }
+        assert_eq!(self.stats.torrents, self.torrents.len());
+        assert_eq!(self.by_hash.len(), self.torrents.len());
     }
 }

@@ -6,9 +6,10 @@
 //!
 //! # Driving it
 //!
-//! 1. Tell it what happened: [`Session::accept`], [`Session::handle`], a command.
-//! 2. After any call that takes `&mut self`, drain [`Session::poll_action`]; now and then
-//!    [`Session::poll_alert`].
+//! 1. Tell it what happened: [`Session::accept`], [`Session::handle`],
+//!    [`Session::handle_datagram`], a command.
+//! 2. After any call that takes `&mut self`, drain [`Session::poll_action`] and
+//!    [`Session::poll_datagram`]; now and then [`Session::poll_alert`].
 //! 3. When a stream is readable or writable, let the pump move bytes: [`Session::want`],
 //!    [`Session::feed`], [`Session::filled`]; [`Session::offer`], [`Session::chunks`],
 //!    [`Session::sent`].
@@ -18,6 +19,7 @@
 //! through `trackers`, the data plane lives in `data`.
 
 mod data;
+mod external;
 mod invariants;
 #[cfg(test)]
 mod tests;
@@ -40,6 +42,8 @@ use crate::rng::{self, Rng};
 use crate::slots::Slots;
 use crate::time::{Duration, Instant};
 use crate::torrent::{Cx, Me, Torrent, lookup_conn};
+use crate::tracker::udp::ConnectionIds;
+use external::External;
 use timers::{Timer, Timers};
 use turns::Turns;
 
@@ -71,6 +75,11 @@ pub struct Session {
     up_turns: Turns,
     /// Incoming connections that have not said what they want.
     strangers: usize,
+    /// UDP transactions under way, by transaction id.
+    transactions: BTreeMap<u32, ConnKey>,
+    ids: ConnectionIds,
+    datagrams: VecDeque<(SocketAddr, Vec<u8>)>,
+    external: External,
     /// Some torrent has an address that is due; which one dials first.
     to_dial: bool,
     turn: usize,
@@ -127,6 +136,10 @@ impl Session {
             down_turns: Turns::default(),
             up_turns: Turns::default(),
             strangers: 0,
+            transactions: BTreeMap::new(),
+            ids: ConnectionIds::default(),
+            datagrams: VecDeque::new(),
+            external: External::default(),
             to_dial: false,
             turn: 0,
             shutdown: None,
@@ -246,6 +259,12 @@ impl Session {
         })
     }
 
+    /// Asks all of a torrent's trackers how many peers it has (BEP 48). The answers are told as
+    /// [`TrackerOutcome::Scrape`] and kept in [`Session::trackers`].
+    pub fn scrape(&mut self, now: Instant, key: TorrentKey) -> Result<(), Error> {
+        self.command(now, key, Torrent::scrape)
+    }
+
     /// Forgets a torrent, and deletes its data when asked to. Its trackers are told.
     pub fn remove(&mut self, now: Instant, key: TorrentKey, with_data: bool) -> Result<(), Error> {
         self.command(now, key, |t, cx| t.stop(cx, None, CloseReason::TorrentStopped))?;
@@ -322,6 +341,11 @@ impl Session {
         Stats { rate_down: self.rates.0.get(now), rate_up: self.rates.1.get(now), ..self.stats }
     }
 
+    /// Our public address in one family, as most trackers see it (BEP 24).
+    pub fn external_ip(&self, v6: bool) -> Option<std::net::IpAddr> {
+        self.external.get(v6)
+    }
+
     /// Bytes of memory that one connection costs, the socket left out; 0 when it is gone.
     pub fn memory_of(&self, conn: ConnKey) -> usize {
         self.conns.get(conn).and_then(Conn::peer).map_or(0, Peer::memory)
@@ -354,6 +378,7 @@ impl Session {
             Input::Hashed { torrent, piece, ok, blocks } => {
                 let _ = self.command(now, torrent, |t, cx| t.on_hashed(cx, piece, ok, blocks.as_deref()));
             }
+            Input::Unsent { to, error } => self.on_unsent(now, to, &error),
             Input::PieceLost { torrent, piece } => {
                 let _ = self.command(now, torrent, |t, cx| t.on_piece_lost(cx, piece));
             }
@@ -465,12 +490,7 @@ impl Session {
                 self.actions.push_back(Action::Wake { conn });
                 self.arm_conn(now, conn);
             }
-            Some(Conn::Tracker(t)) => {
-                t.patience = Instant::FAR;
-                let request = t.transaction.request();
-                t.outbox.push_bytes(&request);
-                self.actions.push_back(Action::Wake { conn });
-            }
+            Some(Conn::Tracker(_)) => self.on_tracker_connected(conn),
             None => {}
         }
     }
@@ -560,7 +580,7 @@ impl Session {
                     self.timers.arm(at, Timer::Conn(conn));
                 }
             }
-            Some(Conn::Tracker(t)) => self.timers.arm(t.deadline.min(t.patience), Timer::Conn(conn)),
+            Some(Conn::Tracker(t)) => self.timers.arm(t.next(), Timer::Conn(conn)),
             None => {}
         }
     }

@@ -7,7 +7,7 @@
 //!
 //! What it does not do: buffer, hash, map, or truncate a file that is longer than it should be.
 //!
-//! Invariants: at most `limit` descriptors are held; the download folder is made at most once per [`Files::open`],
+//! Invariants: at most `limit` descriptors of files are held, and [`FOLDERS`] of folders while work goes on; the download folder is made at most once per [`Files::open`],
 //! so that a volume that has gone away is not silently replaced by an empty folder.
 
 use super::sys::{self, FsKind};
@@ -17,13 +17,15 @@ use crate::torrent::layout::{Layout, LayoutFile};
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Files below this are not mapped: what a window costs is more than it saves (40 blocks).
 const MAP_MIN: u64 = 640 << 10;
+/// Folders held at once.
+const FOLDERS: usize = 4;
 /// Files below this take their space with their first write, which is most of them anyway.
 const ALLOCATE_MIN: u64 = 256 << 10;
 
@@ -52,6 +54,15 @@ pub(super) struct Torrent {
     files: Box<[FileState]>,
 }
 
+/// A folder below the download folder, held while many of its files are looked at or opened in a row.
+#[derive(Debug)]
+struct Folder {
+    t: TorrentKey,
+    /// Its path below the download folder; empty for that itself.
+    path: String,
+    fd: OwnedFd,
+}
+
 #[derive(Debug)]
 struct Open {
     t: TorrentKey,
@@ -71,6 +82,10 @@ pub(super) struct Files {
     count: u64,
     backend: Backend,
     allocate: Allocate,
+    /// The one used last comes first.
+    folders: Vec<Folder>,
+    /// What the volume that was asked last is.
+    volume: Option<(u64, FsKind)>,
 }
 
 /// What a read of a piece's bytes came to.
@@ -84,7 +99,16 @@ pub(super) enum ReadEnd {
 
 impl Files {
     pub(super) fn new(limit: usize, backend: Backend, allocate: Allocate) -> Self {
-        Self { torrents: Vec::new(), open: Vec::new(), limit: limit.max(1), count: 0, backend, allocate }
+        Self {
+            torrents: Vec::new(),
+            open: Vec::new(),
+            limit: limit.max(1),
+            count: 0,
+            backend,
+            allocate,
+            folders: Vec::new(),
+            volume: None,
+        }
     }
 
     pub(super) fn add(&mut self, t: TorrentKey, layout: Arc<Layout>, dir: PathBuf) {
@@ -112,6 +136,7 @@ impl Files {
 
     /// Closes descriptors and forgets the torrent.
     pub(super) fn remove(&mut self, t: TorrentKey) -> Option<Torrent> {
+        self.folders.retain(|f| f.t != t);
         for o in &mut self.open {
             if o.as_ref().is_some_and(|o| o.t == t) {
                 *o = None;
@@ -170,8 +195,13 @@ impl Files {
             }
             r => r,
         }?;
+        let (handle, volume) = handle;
         self.close_down_to(self.limit - 1);
-        let kind = sys::fs_kind(&handle);
+        let kind = match self.volume {
+            Some((known, kind)) if known == volume => kind,
+            _ => sys::fs_kind(&handle),
+        };
+        self.volume = Some((volume, kind));
         let open = Some(Open { t, file, handle, write, kind, used: count });
         let slot = match self.open.iter().position(Option::is_none) {
             Some(slot) => slot,
@@ -187,25 +217,60 @@ impl Files {
         Ok(slot)
     }
 
-    fn open_file(&mut self, t: TorrentKey, file: FileIndex, write: bool) -> Result<File, DiskError> {
-        let dir = self.dir(t, write)?;
-        let torrent = self.expect(t)?;
-        let Some(f) = torrent.layout.files().get(file.idx()) else {
-            return Err(DiskError::new(DiskErrorKind::Other, &torrent.dir, "find file"));
+    /// Opens a file; the number of its volume comes with it.
+    fn open_file(&mut self, t: TorrentKey, file: FileIndex, write: bool) -> Result<(File, u64), DiskError> {
+        let layout = Arc::clone(&self.expect(t)?.layout);
+        let Some(f) = layout.files().get(file.idx()) else {
+            return Err(DiskError::new(DiskErrorKind::Other, self.path(t, file), "find file"));
         };
         let flags = libc::O_NONBLOCK | if write { libc::O_RDWR | libc::O_CREAT } else { libc::O_RDONLY };
         let mode = if f.executable { 0o777 } else { 0o666 };
-        let mut r = sys::open_beneath(dir.as_fd(), &f.path, flags, mode);
-        if write && r.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::NotFound) {
-            r = sys::make_parents(dir.as_fd(), &f.path)
-                .and_then(|()| sys::open_beneath(dir.as_fd(), &f.path, flags, mode));
+        let (parent, name) = split(&f.path);
+        let mut r = Err(sys::errno(libc::ENOENT));
+        let mut held = self.held_folder(t, parent);
+        if let Some(dir) = held {
+            r = sys::open_in(dir, name, flags, mode);
+        }
+        // A folder that was held may have been deleted and made anew meanwhile.
+        if held.is_none() || (write && r.is_err()) {
+            held = None;
+            self.folders.retain(|f| f.t != t);
+        }
+        if held.is_none() {
+            let dir = self.dir(t, write)?;
+            let mut found = sys::open_folder_beneath(dir.as_fd(), parent);
+            if write && found.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::NotFound) {
+                found = sys::make_parents(dir.as_fd(), &f.path)
+                    .and_then(|()| sys::open_folder_beneath(dir.as_fd(), parent));
+            }
+            let fd = found.map_err(|e| self.error(&e, t, file, "open"))?;
+            r = sys::open_in(fd.as_fd(), name, flags, mode);
+            self.hold_folder(t, parent, fd);
         }
         let handle = File::from(r.map_err(|e| self.error(&e, t, file, "open"))?);
         match handle.metadata() {
-            Ok(m) if m.is_file() => Ok(handle),
+            Ok(m) if m.is_file() => Ok((handle, m.dev())),
             Ok(_) => Err(DiskError::new(DiskErrorKind::NotAFile, self.path(t, file), "open")),
             Err(e) => Err(self.error(&e, t, file, "stat")),
         }
+    }
+
+    /// A folder that is held.
+    fn held_folder(&mut self, t: TorrentKey, path: &str) -> Option<BorrowedFd<'_>> {
+        let at = self.folders.iter().position(|f| f.t == t && f.path == path)?;
+        self.folders[..=at].rotate_right(1);
+        Some(self.folders[0].fd.as_fd())
+    }
+
+    fn hold_folder(&mut self, t: TorrentKey, path: &str, fd: OwnedFd) {
+        self.folders.truncate(FOLDERS - 1);
+        self.folders.insert(0, Folder { t, path: path.into(), fd });
+    }
+
+    /// Lets go of folders. They are held through one burst of work only, so that one that is moved, replaced or
+    /// unmounted in the meantime is noticed.
+    pub(super) fn release_folders(&mut self) {
+        self.folders.clear();
     }
 
     /// The download folder. For writing it is made when it is missing, but not a second time.
@@ -373,7 +438,7 @@ impl Files {
         let chosen = || (0u32..).map(FileIndex::new).zip(layout.files()).filter(|(i, f)| !f.pad && wanted(*i));
         let mut parent = "";
         for (i, f) in chosen() {
-            let (folder, _) = f.path.rsplit_once('/').unwrap_or(("", ""));
+            let (folder, _) = split(&f.path);
             if folder != parent {
                 parent = folder;
                 sys::make_parents(dir.as_fd(), &f.path).map_err(|e| self.error(&e, t, i, "make folder"))?;
@@ -433,12 +498,16 @@ impl Files {
     }
 
     pub(super) fn stat(&mut self, t: TorrentKey, file: FileIndex) -> Option<FileStat> {
+        let layout = Arc::clone(&self.get(t)?.layout);
+        let (parent, name) = split(&layout.files().get(file.idx())?.path);
+        if let Some(dir) = self.held_folder(t, parent) {
+            return sys::stat_in(dir, name);
+        }
         let dir = self.dir(t, false).ok()?;
-        let f = self.get(t)?.layout.files().get(file.idx())?;
-        let handle = File::from(sys::open_beneath(dir.as_fd(), &f.path, libc::O_RDONLY | libc::O_NONBLOCK, 0).ok()?);
-        let m = handle.metadata().ok().filter(std::fs::Metadata::is_file)?;
-        let mtime_nsec = u32::try_from(m.mtime_nsec()).unwrap_or(0);
-        Some(FileStat { len: m.len(), mtime: m.mtime(), mtime_nsec, inode: m.ino() })
+        let fd = sys::open_folder_beneath(dir.as_fd(), parent).ok()?;
+        let stat = sys::stat_in(fd.as_fd(), name);
+        self.hold_folder(t, parent, fd);
+        stat
     }
 
     /// A file's length on disk, while it is open.
@@ -467,7 +536,12 @@ impl Files {
     }
 }
 
-fn on_disk(dir: std::os::fd::BorrowedFd<'_>, f: &LayoutFile) -> u64 {
+/// A path's folder and its last component.
+fn split(path: &str) -> (&str, &str) {
+    path.rsplit_once('/').unwrap_or(("", path))
+}
+
+fn on_disk(dir: BorrowedFd<'_>, f: &LayoutFile) -> u64 {
     let open = sys::open_beneath(dir, &f.path, libc::O_RDONLY | libc::O_NONBLOCK, 0);
     open.ok().and_then(|fd| File::from(fd).metadata().ok()).map_or(0, |m| m.blocks().saturating_mul(512))
 }

@@ -229,17 +229,17 @@ impl<'a> IoVecs<'a> {
 }
 
 /// Addresses of ranges of several buffers at once, for as long as all of them are borrowed.
-pub(super) struct HeapLender<'a> {
+pub(crate) struct HeapLender<'a> {
     bufs: &'a mut [Vec<u8>],
 }
 
 impl<'a> HeapLender<'a> {
-    pub(super) fn new(bufs: &'a mut [Vec<u8>]) -> Self {
+    pub(crate) fn new(bufs: &'a mut [Vec<u8>]) -> Self {
         Self { bufs }
     }
 
     /// Adds a range of buffer `i` to a list; false when there is no such range or the list is full.
-    pub(super) fn push(&mut self, io: &mut IoVecs<'a>, i: usize, from: usize, len: usize) -> bool {
+    pub(crate) fn push(&mut self, io: &mut IoVecs<'a>, i: usize, from: usize, len: usize) -> bool {
         let Some(buf) = self.bufs.get_mut(i) else { return false };
         if from > buf.len() || len > buf.len() - from {
             return false;

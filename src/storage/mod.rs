@@ -62,9 +62,13 @@ mod tests;
 
 pub use disk::Disk;
 pub use error::{DiskError, DiskErrorKind};
+#[cfg(feature = "sim")]
+pub(crate) use iov::HeapLender;
 pub use iov::{IoVecs, MAX_REGIONS};
 pub use memory::Memory;
 pub use plan::{MAX_PARTS, PlaceList};
+#[cfg(feature = "sim")]
+pub(crate) use plan::{Part, resolve};
 
 use crate::id::{Block, FileIndex, PieceIndex, TorrentKey};
 use crate::torrent::layout::Layout;

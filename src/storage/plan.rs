@@ -25,7 +25,7 @@ pub(super) const MAX_OWN: usize = 1 << 20;
 
 /// Where one part's bytes rest.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Part {
+pub(crate) enum Part {
     /// In the plan's own bytes.
     Own { at: u32, len: u32 },
     /// In a buffer of the storage.
@@ -139,7 +139,7 @@ impl PlaceList {
     }
 
     /// Adds a part; the caller has looked at [`Self::room`].
-    pub(super) fn push(&mut self, part: Part) {
+    pub(crate) fn push(&mut self, part: Part) {
         debug_assert!(self.parts.len() < MAX_PARTS, "room() was not asked");
         self.total += part.len() as usize;
         self.parts.push(part);
@@ -165,7 +165,7 @@ impl PlaceList {
 
 /// Turns a plan's parts into regions. `heap` and `map` push a named region, or answer false when
 /// there is no such thing (any more).
-pub(super) fn resolve<'a>(
+pub(crate) fn resolve<'a>(
     plan: &'a mut PlaceList,
     io: &mut IoVecs<'a>,
     mut other: impl FnMut(Part, &mut IoVecs<'a>) -> bool,

@@ -36,6 +36,12 @@ const O_PATH: libc::c_int = libc::O_PATH;
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 const O_PATH: libc::c_int = libc::O_RDONLY;
 
+// Without it a 32-bit program cannot open what is larger than 2 GiB. openat2 always can.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+const LARGE: libc::c_int = libc::O_LARGEFILE;
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+const LARGE: libc::c_int = 0;
+
 /// Opens a folder by any path; links are followed.
 pub(super) fn open_dir(path: &Path) -> io::Result<OwnedFd> {
     let path = cstr(path.as_os_str())?;
@@ -48,6 +54,7 @@ pub(super) fn open_dir(path: &Path) -> io::Result<OwnedFd> {
 
 fn openat(dir: BorrowedFd<'_>, name: &OsStr, flags: libc::c_int, mode: u32) -> io::Result<OwnedFd> {
     let name = cstr(name)?;
+    let flags = flags | LARGE;
     // SAFETY: `dir` is open, the name ends in NUL; the result is owned at once.
     unsafe {
         let fd = check(libc::openat(dir.as_raw_fd(), name.as_ptr(), flags | libc::O_CLOEXEC, mode as libc::c_uint))?;
@@ -65,6 +72,67 @@ pub(super) fn open_beneath(dir: BorrowedFd<'_>, path: &str, flags: libc::c_int, 
             walk_open(dir, path, flags, mode)
         }
         r => r,
+    }
+}
+
+/// Opens a folder below `dir`, itself for an empty path, without following any link.
+pub(super) fn open_folder_beneath(dir: BorrowedFd<'_>, path: &str) -> io::Result<OwnedFd> {
+    if path.is_empty() {
+        return dir.try_clone_to_owned();
+    }
+    let _ = components(path)?;
+    let flags = O_PATH | libc::O_DIRECTORY | libc::O_NOFOLLOW;
+    match openat2(dir, path, flags, 0) {
+        Err(e) if matches!(e.raw_os_error(), Some(libc::ENOSYS | libc::EPERM | libc::EAGAIN | libc::E2BIG)) => {
+            walk_open(dir, path, flags, 0)
+        }
+        r => r,
+    }
+}
+
+/// Opens the file of that name, one plain component, in a folder. A link is not followed.
+pub(super) fn open_in(dir: BorrowedFd<'_>, name: &str, flags: libc::c_int, mode: u32) -> io::Result<OwnedFd> {
+    let name = single(name)?;
+    openat(dir, name, flags | libc::O_NOFOLLOW | libc::O_NOCTTY, mode)
+}
+
+/// What a folder says about the file of that name; `None` for anything but a plain file.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub(super) fn stat_in(dir: BorrowedFd<'_>, name: &str) -> Option<super::FileStat> {
+    let name = cstr(single(name).ok()?).ok()?;
+    // SAFETY: an all-zero stat is a valid one.
+    let mut s: libc::stat64 = unsafe { std::mem::zeroed() };
+    // SAFETY: `dir` is open, the name ends in NUL, and the structure is ours.
+    check(unsafe { libc::fstatat64(dir.as_raw_fd(), name.as_ptr(), &raw mut s, libc::AT_SYMLINK_NOFOLLOW) }).ok()?;
+    if s.st_mode & libc::S_IFMT != libc::S_IFREG {
+        return None;
+    }
+    let mtime_nsec = u32::try_from(s.st_mtime_nsec).unwrap_or(0);
+    #[allow(clippy::unnecessary_cast, clippy::useless_conversion)] // narrower on 32-bit targets
+    Some(super::FileStat {
+        len: u64::try_from(s.st_size).ok()?,
+        mtime: i64::from(s.st_mtime),
+        mtime_nsec,
+        inode: s.st_ino as u64,
+    })
+}
+
+/// What a folder says about the file of that name; `None` for anything but a plain file.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+pub(super) fn stat_in(dir: BorrowedFd<'_>, name: &str) -> Option<super::FileStat> {
+    use std::os::unix::fs::MetadataExt;
+    let file = File::from(open_in(dir, name, libc::O_RDONLY | libc::O_NONBLOCK, 0).ok()?);
+    let m = file.metadata().ok().filter(std::fs::Metadata::is_file)?;
+    let mtime_nsec = u32::try_from(m.mtime_nsec()).unwrap_or(0);
+    Some(super::FileStat { len: m.len(), mtime: m.mtime(), mtime_nsec, inode: m.ino() })
+}
+
+/// A name that cannot lead elsewhere.
+fn single(name: &str) -> io::Result<&OsStr> {
+    let mut parts = components(name)?;
+    match (parts.next(), parts.next()) {
+        (Some(name), None) => Ok(name),
+        _ => Err(errno(libc::EINVAL)),
     }
 }
 

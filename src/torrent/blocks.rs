@@ -7,7 +7,8 @@
 //! the first is moving, and takes over when the first has stalled for [`STALLED`].
 //!
 //! Blame: a failed piece all from one peer convicts it at once. One from several keeps the digest
-//! of each block; when the piece passes, whoever sent a different block is convicted.
+//! of each block, and is then asked of one peer alone; when the piece passes, whoever sent a different
+//! block is convicted.
 
 use super::exchange::{Verdict, breach};
 use super::picker::{Pick, Speed, Taken};
@@ -22,6 +23,8 @@ const STALLED: Duration = Duration::from_secs(2);
 const HOLD: Duration = Duration::from_secs(1);
 /// Blocks that nobody asked for until the peer is closed.
 const UNASKED_MAX: u32 = 32;
+/// A torrent that has become complete is saved after this.
+const SAVE_COMPLETE: Duration = Duration::from_secs(1);
 
 impl Torrent {
     /// Counts the pieces we want of those it has, and tells it whether we are interested.
@@ -133,7 +136,9 @@ impl Torrent {
         }
         let expected = asked || peer.withdrawn > 0;
         let mut keep = false;
-        if let (true, Some(r)) = (expected, r) {
+        // A late answer to what was cancelled must not mix into a piece that is fetched alone.
+        let stranger = !asked && self.picker.is_alone(block.piece);
+        if let (true, Some(r)) = (expected && !stranger, r) {
             keep = self.picker.missing(r) && (self.picker.lease(r, conn) || self.take_over(cx, r, conn));
         }
         if let Some(peer) = cx.peer(conn).filter(|_| block.len > 0) {
@@ -311,6 +316,9 @@ impl Torrent {
                 sent.iter().zip(digests).map(|(tag, d)| (tag.unwrap_or(PeerTag::new(u32::MAX)), *d)).collect();
             self.suspects.insert(piece, suspects);
         }
+        if senders.len() > 1 {
+            self.picker.fetch_alone(piece);
+        }
         self.kick = true;
         self.kick_idle(cx);
     }
@@ -390,7 +398,9 @@ impl Torrent {
             }
         }
         self.announce_due(cx);
-        self.save(cx);
+        // Soon, not now: who leaves when it is complete saves then.
+        self.dirty = true;
+        self.save_at = Some(cx.now + SAVE_COMPLETE);
     }
 
     /// Payload came in, verified or not.

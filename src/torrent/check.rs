@@ -73,10 +73,9 @@ impl Torrent {
         if let Some(r) = &record {
             for (piece, blocks) in &r.partial {
                 let known = piece.get() < pieces && !doubtful[piece.idx()] && !self.picker.have().get(*piece);
-                if known && blocks.len() == self.layout.blocks_in(*piece).div_ceil(8) as usize {
-                    if self.is_whole(*piece, blocks) || self.restore_partial(*piece, blocks) {
-                        queue.push_back(*piece);
-                    }
+                let fits = blocks.len() == self.layout.blocks_in(*piece).div_ceil(8) as usize;
+                if known && fits && (self.is_whole(*piece, blocks) || self.restore_partial(*piece, blocks)) {
+                    queue.push_back(*piece);
                 }
             }
         }
@@ -96,7 +95,7 @@ impl Torrent {
     /// Marks the blocks of an unfinished piece. True when with its pads that is all of it.
     fn restore_partial(&mut self, piece: PieceIndex, blocks: &[u8]) -> bool {
         let there = (0..self.layout.blocks_in(piece)).filter(|i| has_block(blocks, *i));
-        there.fold(false, |whole, i| self.picker.mark_block_have(piece, i) || whole)
+        there.map(|i| self.picker.mark_block_have(piece, i)).filter(|whole| *whole).count() > 0
     }
 
     /// Keeps pieces under way, or begins to trade when none is left.

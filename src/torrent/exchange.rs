@@ -73,6 +73,7 @@ impl Torrent {
         let pieces = self.layout.pieces();
         let Some(peer) = cx.peer(conn) else { return Ok(()) };
         peer.phase = crate::peer::Phase::Live;
+        peer.tag = Some(tag);
         peer.id = Some(theirs.peer_id);
         peer.fast = theirs.reserved.has_fast();
         peer.extended = theirs.reserved.has_extended();
@@ -184,6 +185,8 @@ impl Torrent {
         if let Some(tag) = peer.tag {
             match why {
                 CloseReason::Ourselves | CloseReason::Banned => self.swarm.bar(tag),
+                // It may have said that it only uploads before it said that it has everything.
+                CloseReason::NothingToTrade => self.swarm.set_seed(tag),
                 _ => {}
             }
             match why {

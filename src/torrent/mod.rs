@@ -15,6 +15,7 @@
 //! `resume` is the record for the next run. Nothing here touches a file, a socket or a clock:
 //! it emits [`Action`]s and [`Alert`]s through its [`Cx`].
 
+mod announce;
 mod blocks;
 mod check;
 pub mod choker;
@@ -35,26 +36,20 @@ use crate::bitfield::Bitfield;
 use crate::config::Config;
 use crate::id::{Block, ConnKey, FileIndex, InfoHash, PeerId, PeerTag, PieceIndex, TorrentKey};
 use crate::metainfo::Metainfo;
-use crate::peer::{Conn, Peer, TrackerConn};
+use crate::peer::{Conn, Peer};
 use crate::rate::Rate;
 use crate::rng::Rng;
 use crate::slots::Slots;
 use crate::time::{Duration, Instant, earlier};
-use crate::tracker::http::HttpTransaction;
-use crate::tracker::tiers::{Tiers, TrackerIdx};
-use crate::tracker::{Announce, Reply, TrackerError};
+use crate::tracker::tiers::Tiers;
 use choker::Choker;
 use layout::Layout;
 use picker::{BlockRef, Picker, Priority};
 use resume::Record;
 use swarm::{Source, Swarm};
 
-/// An announce, name lookup and redirects included, is given up after this long.
-const ANNOUNCE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Pause after the system had no socket for an attempt to connect.
 const EXHAUSTED: Duration = Duration::from_secs(1);
-/// The last announce is given up sooner: somebody is waiting for us to leave.
-const STOPPED_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// What a torrent may use of its session while it handles one event.
 pub struct Cx<'a> {
@@ -128,6 +123,8 @@ pub struct Torrent {
     pub swarm: Swarm,
     /// Its trackers.
     pub tiers: Tiers,
+    /// What each address family of them knows of us.
+    pub(crate) known: announce::Known,
     /// Peers whose handshake is done.
     pub peers: Vec<ConnKey>,
     choker: Choker,
@@ -189,6 +186,7 @@ impl Torrent {
             picker,
             swarm: Swarm::default(),
             tiers,
+            known: announce::Known::default(),
             peers: Vec::new(),
             choker: Choker::new(cx.now),
             life: Life::Stopped(None),
@@ -560,48 +558,6 @@ impl Torrent {
 
     // ---------------------------------------------------------------- trackers
 
-    /// Starts the announces that are due.
-    pub(crate) fn announce_due(&mut self, cx: &mut Cx<'_>) {
-        while let Some(due) = self.tiers.poll(cx.now) {
-            let stopping = due.event == crate::tracker::Event::Stopped;
-            let announce = Announce {
-                info_hash: self.info_hash,
-                peer_id: cx.me.id,
-                port: cx.me.port,
-                uploaded: self.uploaded - self.announced_base.0,
-                downloaded: self.downloaded - self.announced_base.1,
-                left: self.left(),
-                event: due.event,
-                numwant: if stopping { 0 } else { due.numwant },
-                key: cx.me.key,
-                tracker_id: due.tracker_id,
-            };
-            let transaction = match HttpTransaction::new(due.url, &announce) {
-                Ok(t) => t,
-                Err(e) => {
-                    self.tracker_failed(cx, due.tracker, &e);
-                    continue;
-                }
-            };
-            let (host, _) = transaction.host();
-            let host = host.to_owned();
-            let timeout = if stopping { STOPPED_TIMEOUT } else { ANNOUNCE_TIMEOUT };
-            let conn = cx.conns.insert(Conn::Tracker(Box::new(TrackerConn {
-                torrent: self.key,
-                tracker: due.tracker,
-                transaction,
-                addrs: Vec::new(),
-                addr: None,
-                outbox: crate::peer::Outbox::default(),
-                deadline: cx.now + timeout,
-                patience: Instant::FAR,
-                last_error: None,
-            })));
-            cx.actions.push_back(Action::Resolve { id: lookup_id(conn), host });
-            cx.touched.push(conn);
-        }
-    }
-
     /// What is missing of the whole torrent, as trackers want it.
     fn left(&self) -> u64 {
         self.layout.total() - self.have_len()
@@ -613,40 +569,6 @@ impl Torrent {
             return self.layout.total();
         }
         have.iter_set().map(|p| u64::from(self.layout.piece_size(p))).sum()
-    }
-
-    fn tracker_url(&self, tracker: TrackerIdx) -> String {
-        self.tiers.status().find(|s| s.tracker == tracker).map(|s| s.url).unwrap_or_default()
-    }
-
-    pub(crate) fn tracker_failed(&mut self, cx: &mut Cx<'_>, tracker: TrackerIdx, error: &TrackerError) {
-        let news = self.tiers.on_error(cx.now, tracker, error, cx.rng);
-        let url = self.tracker_url(tracker);
-        log::debug!("tracker {url}: {error}");
-        if news {
-            let outcome = crate::api::TrackerOutcome::Error(error.to_string());
-            cx.alerts.push_back(Alert::Tracker { torrent: self.key, url, outcome });
-        }
-    }
-
-    pub(crate) fn tracker_replied(&mut self, cx: &mut Cx<'_>, tracker: TrackerIdx, reply: &Reply, local: bool) {
-        self.tiers.on_reply(cx.now, tracker, reply);
-        // A tracker on this host may name peers on this host; no other may.
-        let mut named = 0;
-        for addr in reply.peers.iter().filter(|a| local || !a.ip().to_canonical().is_loopback()) {
-            named += 1;
-            self.swarm.add(cx.now, *addr, Source::Tracker);
-        }
-        let outcome = crate::api::TrackerOutcome::Reply {
-            peers: named,
-            seeders: reply.seeders,
-            leechers: reply.leechers,
-            interval: reply.interval.unwrap_or_default(),
-            warning: reply.warning.clone(),
-        };
-        let url = self.tracker_url(tracker);
-        log::debug!("tracker {url}: {named} peers");
-        cx.alerts.push_back(Alert::Tracker { torrent: self.key, url, outcome });
     }
 
     // ---------------------------------------------------------------- commands and views

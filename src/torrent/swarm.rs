@@ -417,6 +417,17 @@ mod tests {
     }
 
     #[test]
+    fn whoever_lacks_pieces_again_dials_seeds_again() {
+        let mut s = Swarm::default();
+        s.add(at(0), addr(1), Source::Tracker);
+        s.set_seed(*s.by_addr.get(&addr(1)).expect("known"));
+        assert_eq!(s.next(at(1), true), None);
+        assert_eq!(s.next(at(1), false), None, "passed over");
+        s.revive(at(2));
+        assert_eq!(s.next(at(2), false).map(|(_, a)| a), Some(addr(1)));
+    }
+
+    #[test]
     fn a_seed_does_not_dial_seeds() {
         let mut s = Swarm::default();
         s.add(at(0), addr(1), Source::Tracker);

@@ -1,4 +1,4 @@
-//! One announce over HTTP (BEP 3), as a machine without sockets.
+//! One announce (BEP 3) or scrape (BEP 48) over HTTP, as a machine without sockets.
 //!
 //! ```text
 //! new -> host(), request() -> feed()... -> More
@@ -21,9 +21,10 @@
 use std::fmt::Write;
 use std::net::IpAddr;
 
-use super::{Announce, Event, Reply, TrackerError, reply};
+use super::{Announce, Ask, Event, Reply, TrackerError, reply};
 use crate::config::limits;
 use crate::http::{ResponseReader, Scheme, Url, base64, percent_decode, percent_encode};
+use crate::id::InfoHash;
 
 /// What feeding a transaction led to.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -36,10 +37,12 @@ pub enum Progress {
     Done(Result<Reply, TrackerError>),
 }
 
-/// One announce over HTTP; see the module.
+/// One announce or scrape over HTTP; see the module.
 #[derive(Clone, Debug)]
 pub struct HttpTransaction {
     url: Url,
+    /// Set for a scrape: the torrent to look for in the answer.
+    scrape: Option<InfoHash>,
     reader: ResponseReader,
     redirects: u32,
     /// The address of an earlier hop was a public one.
@@ -50,13 +53,39 @@ pub struct HttpTransaction {
 impl HttpTransaction {
     /// Prepares the announce. [`TrackerError::Unsupported`] for anything but `http://`.
     pub fn new(url: Url, announce: &Announce) -> Result<Self, TrackerError> {
+        let mut this = Self::with(url, None)?;
+        append_query(&mut this.url.target, announce);
+        Ok(this)
+    }
+
+    /// Prepares a scrape. [`TrackerError::NoScrape`] when the announce URL does not tell how (BEP 48:
+    /// the last part of its path must begin with `announce`).
+    pub fn scrape(url: Url, info_hash: InfoHash) -> Result<Self, TrackerError> {
+        let mut this = Self::with(url, Some(info_hash))?;
+        let path = this.url.path().len();
+        let last = this.url.target[..path].rfind('/').map_or(0, |i| i + 1);
+        if !this.url.target[last..path].starts_with("announce") {
+            return Err(TrackerError::NoScrape);
+        }
+        this.url.target.replace_range(last..last + "announce".len(), "scrape");
+        append_hash(&mut this.url.target, &info_hash);
+        Ok(this)
+    }
+
+    /// Either of the two.
+    pub fn ask(url: Url, ask: &Ask) -> Result<Self, TrackerError> {
+        match ask {
+            Ask::Announce(announce) => Self::new(url, announce),
+            Ask::Scrape(info_hash) => Self::scrape(url, *info_hash),
+        }
+    }
+
+    fn with(url: Url, scrape: Option<InfoHash>) -> Result<Self, TrackerError> {
         if url.scheme != Scheme::Http {
             return Err(TrackerError::Unsupported(url.scheme));
         }
-        let mut url = url;
-        append_query(&mut url.target, announce);
         let reader = ResponseReader::new(limits::TRACKER_BODY);
-        Ok(Self { url, reader, redirects: 0, from_public: false, done: false })
+        Ok(Self { url, scrape, reader, redirects: 0, from_public: false, done: false })
     }
 
     /// What to look up and connect to now: a name or an IP address, and the port.
@@ -68,7 +97,8 @@ impl HttpTransaction {
     /// address that is about to be used; it remembers public ones for redirects to come.
     pub fn may_connect(&mut self, ip: IpAddr) -> Result<(), TrackerError> {
         let reach = Reach::of(ip);
-        let names_announce = self.url.path().rsplit('/').next().is_some_and(|s| s.starts_with("announce"));
+        let word = if self.scrape.is_some() { "scrape" } else { "announce" };
+        let names_announce = self.url.path().rsplit('/').next().is_some_and(|s| s.starts_with(word));
         let why = match reach {
             Reach::Never => "is not an address of a tracker",
             Reach::Loopback if !names_announce => "is this machine, and the path names no announce",
@@ -127,7 +157,10 @@ impl HttpTransaction {
                     }
                     Err(e) => Err(e),
                 },
-                (200..=299, _) => reply::parse(self.reader.body()),
+                (200..=299, _) => match &self.scrape {
+                    None => reply::parse(self.reader.body()),
+                    Some(hash) => reply::parse_scrape(self.reader.body(), hash),
+                },
                 // Some trackers put their reason into the body of an error.
                 (code, _) => match reply::parse(self.reader.body()) {
                     Err(failure @ TrackerError::Failure { .. }) => Err(failure),
@@ -162,7 +195,7 @@ impl HttpTransaction {
 
 /// How far an address reaches.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Reach {
+pub(crate) enum Reach {
     /// Unspecified, link-local (where clouds keep their credentials), multicast, broadcast.
     Never,
     Loopback,
@@ -171,7 +204,7 @@ enum Reach {
 }
 
 impl Reach {
-    fn of(ip: IpAddr) -> Self {
+    pub(crate) fn of(ip: IpAddr) -> Self {
         match ip.to_canonical() {
             IpAddr::V4(a) => {
                 let o = a.octets();
@@ -210,16 +243,21 @@ impl Reach {
     }
 }
 
-/// Appends the announce's parameters to a target that may have a query already.
-fn append_query(target: &mut String, a: &Announce) {
-    let numwant = if a.event == Event::Stopped { 0 } else { a.numwant };
+/// Appends the torrent to a target that may have a query already.
+fn append_hash(target: &mut String, info_hash: &InfoHash) {
     if !target.contains('?') {
         target.push('?');
     } else if !target.ends_with(['?', '&']) {
         target.push('&');
     }
     target.push_str("info_hash=");
-    percent_encode(a.info_hash.as_bytes(), target);
+    percent_encode(info_hash.as_bytes(), target);
+}
+
+/// Appends the announce's parameters.
+fn append_query(target: &mut String, a: &Announce) {
+    let numwant = if a.event == Event::Stopped { 0 } else { a.numwant };
+    append_hash(target, &a.info_hash);
     target.push_str("&peer_id=");
     percent_encode(a.peer_id.as_bytes(), target);
     // Who leaves needs nobody. The key has a fixed width: some trackers compare it as text.
@@ -241,7 +279,7 @@ fn append_query(target: &mut String, a: &Announce) {
 mod tests {
     use super::*;
     use crate::http::HttpError;
-    use crate::id::{InfoHash, PeerId};
+    use crate::id::PeerId;
 
     fn announce(event: Event) -> Announce {
         let mut hash = [0x20; 20];
@@ -303,6 +341,29 @@ mod tests {
         assert!(r.contains("&compact=1&trackerid=a%26b HTTP/1.1"), "{r}");
         let r = text(&HttpTransaction::new(url(), &announce(Event::Stopped)).unwrap());
         assert!(r.contains("&numwant=0&") && r.contains("&event=stopped "), "{r}");
+    }
+
+    #[test]
+    fn scrapes() {
+        let hash = InfoHash::new([b'A'; 20]);
+        let scrape = |url: &str| HttpTransaction::scrape(Url::parse(url).unwrap(), hash);
+        for (from, to) in [
+            ("http://h/announce", "/scrape?info_hash=AAAAAAAAAAAAAAAAAAAA"),
+            ("http://h/x/announce.php?k=/announce", "/x/scrape.php?k=/announce&info_hash=AAAAAAAAAAAAAAAAAAAA"),
+        ] {
+            let t = scrape(from).unwrap();
+            assert!(text(&t).starts_with(&format!("GET {to} HTTP/1.1\r\n")), "{}", text(&t));
+        }
+        for url in ["http://h/a", "http://h/", "http://h/announce/x", "http://h/x?announce"] {
+            assert_eq!(scrape(url).unwrap_err(), TrackerError::NoScrape, "{url}");
+        }
+        let mut t = scrape("http://127.0.0.1/announce").unwrap();
+        assert_eq!(t.may_connect("127.0.0.1".parse().unwrap()), Ok(()));
+        t.feed(
+            b"HTTP/1.1 200 OK\r\n\r\nd5:filesd20:AAAAAAAAAAAAAAAAAAAAd8:completei1e10:downloadedi2e10:incompletei3eeee",
+        );
+        let Progress::Done(Ok(reply)) = t.eof() else { panic!() };
+        assert_eq!((reply.seeders, reply.downloaded, reply.leechers), (Some(1), Some(2), Some(3)));
     }
 
     #[test]

@@ -1,13 +1,14 @@
 //! Trackers: what is asked of one, what it answers, and which one is asked when.
 //!
 //! - [`Announce`] and [`Reply`] are one question and its answer, whatever the transport.
-//! - [`http::HttpTransaction`] carries one announce over HTTP, without sockets.
+//! - [`http::HttpTransaction`] carries one announce or scrape over HTTP, without sockets.
+//! - [`udp::UdpTransaction`] does the same over UDP (BEP 15).
 //! - [`tiers::Tiers`] is the schedule of one torrent: tiers, events, intervals, back-off (BEP 12).
 //! - [`reply`] reads the bencoded body (BEP 3, 7, 23, 24, 31).
 //!
 //! Nothing here looks up names, opens sockets or reads a clock: the session does, and reports back
-//! with `feed`, `on_reply` and `on_error`. `https://` and `udp://` trackers are kept in their tiers
-//! and refused with [`TrackerError::Unsupported`], so that the user is told and the others are tried.
+//! with `feed`, `on_reply` and `on_error`. `https://` trackers are kept in their tiers and refused with
+//! [`TrackerError::Unsupported`], so that the user is told and the others are tried.
 //!
 //! ```text
 //! Tiers::poll -> Due -> HttpTransaction::new -> (look up, connect) -> request -> feed/eof -> Progress::Done
@@ -28,6 +29,7 @@
 pub mod http;
 pub mod reply;
 pub mod tiers;
+pub mod udp;
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -87,7 +89,16 @@ pub struct Announce {
     pub tracker_id: Option<Vec<u8>>,
 }
 
-/// A tracker's answer to an announce.
+/// What a tracker is asked.
+#[derive(Clone, Debug)]
+pub enum Ask {
+    /// To list us, and to name peers.
+    Announce(Announce),
+    /// How many peers a torrent has (BEP 48).
+    Scrape(InfoHash),
+}
+
+/// A tracker's answer to an announce, or to a scrape, which has the three counts only.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Reply {
     /// When it wants to hear from us again, as sent; clamp before use.
@@ -98,6 +109,8 @@ pub struct Reply {
     pub seeders: Option<u32>,
     /// Peers that have not.
     pub leechers: Option<u32>,
+    /// How often the torrent was downloaded to its end.
+    pub downloaded: Option<u32>,
     /// Peers, in the order sent, without the impossible (port 0, multicast, 0.0.0.0); at most
     /// [`limits::SWARM`](crate::config::limits::SWARM). Loopback and private addresses are left in.
     pub peers: Vec<SocketAddr>,
@@ -144,6 +157,8 @@ pub enum TrackerError {
     Timeout,
     /// A URL scheme that this build cannot speak.
     Unsupported(Scheme),
+    /// The announce URL does not tell where to scrape (BEP 48).
+    NoScrape,
 }
 
 impl TrackerError {
@@ -161,6 +176,7 @@ impl TrackerError {
             Self::Connect(_) => 1 << 8,
             Self::Timeout => 1 << 9,
             Self::Unsupported(_) => 1 << 10,
+            Self::NoScrape => 1 << 11,
         }
     }
 }
@@ -181,6 +197,7 @@ impl fmt::Display for TrackerError {
             Self::Connect(why) => write!(f, "connection failed: {why}"),
             Self::Timeout => f.write_str("no answer in time"),
             Self::Unsupported(scheme) => write!(f, "{scheme} trackers are not supported"),
+            Self::NoScrape => f.write_str("its URL does not tell where to scrape"),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The bencoded body of a tracker's answer to an announce.
+//! The bencoded body of a tracker's answer to an announce or a scrape.
 //!
 //! ```text
 //! d 14:failure reason ...                        nothing else counts (BEP 3); "retry in" (BEP 31)
@@ -6,6 +6,7 @@
 //!                             l d 2:ip .. 4:port i..e e .. e      the older form; ip may be a name
 //!                    6:peers6 18n bytes          IPv6 (BEP 7)
 //!   optional: min interval, complete, incomplete, tracker id, warning message, external ip (BEP 24)
+//! d 5:files d 20:(info hash) d 8:complete ..10:downloaded ..10:incomplete .. e e e    a scrape (BEP 48)
 //! ```
 //!
 //! Lenient about what trackers get wrong harmlessly: unsorted keys, numbers as strings, missing
@@ -27,6 +28,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use super::{Reply, TrackerError};
 use crate::bencode::{self, Node};
 use crate::config::limits;
+use crate::id::InfoHash;
 use crate::time::Duration;
 
 /// Most peers kept that are given by host name.
@@ -44,11 +46,7 @@ pub fn parse(body: &[u8]) -> Result<Reply, TrackerError> {
     if !root.is_dict() {
         return Err(TrackerError::BadReply(format!("{}, wanted a dictionary", root.kind())));
     }
-    if let Some(reason) = root.get(b"failure reason") {
-        let reason = text(reason.as_bytes().unwrap_or_default());
-        let reason = if reason.is_empty() { "(no reason given)".to_owned() } else { reason };
-        return Err(TrackerError::Failure { reason, retry_in: root.get(b"retry in").and_then(retry_in) });
-    }
+    refused(root)?;
     let (peers, peers6) = (root.get(b"peers"), root.get(b"peers6"));
     let interval = seconds(root.get(b"interval"));
     if interval.is_none() && peers.is_none() && peers6.is_none() {
@@ -59,6 +57,7 @@ pub fn parse(body: &[u8]) -> Result<Reply, TrackerError> {
         min_interval: seconds(root.get(b"min interval")),
         seeders: count(root.get(b"complete")),
         leechers: count(root.get(b"incomplete")),
+        downloaded: count(root.get(b"downloaded")),
         tracker_id: root
             .get(b"tracker id")
             .and_then(Node::as_bytes)
@@ -75,6 +74,42 @@ pub fn parse(body: &[u8]) -> Result<Reply, TrackerError> {
         read_peers(node, 18, &mut reply)?;
     }
     Ok(reply)
+}
+
+/// Reads what a scrape (BEP 48) says of one torrent.
+pub fn parse_scrape(body: &[u8], info_hash: &InfoHash) -> Result<Reply, TrackerError> {
+    let (doc, _) = bencode::parse_prefix(body).map_err(|e| TrackerError::BadReply(e.to_string()))?;
+    let root = doc.root();
+    refused(root)?;
+    let Some(files) = root.get(b"files").filter(|f| f.is_dict()) else {
+        return Err(TrackerError::BadReply("a scrape without files".into()));
+    };
+    let Some(file) = files.get(info_hash.as_bytes()) else {
+        return Err(TrackerError::BadReply("a scrape without this torrent".into()));
+    };
+    Ok(Reply {
+        seeders: count(file.get(b"complete")),
+        leechers: count(file.get(b"incomplete")),
+        downloaded: count(file.get(b"downloaded")),
+        ..Reply::default()
+    })
+}
+
+/// The reply is a refusal.
+fn refused(root: Node<'_, '_>) -> Result<(), TrackerError> {
+    match root.get(b"failure reason") {
+        None => Ok(()),
+        Some(words) => Err(TrackerError::Failure {
+            reason: reason(words.as_bytes().unwrap_or_default()),
+            retry_in: root.get(b"retry in").and_then(retry_in),
+        }),
+    }
+}
+
+/// A tracker's reason for saying no, made fit to be shown.
+pub(super) fn reason(words: &[u8]) -> String {
+    let reason = text(words);
+    if reason.is_empty() { "(no reason given)".to_owned() } else { reason }
 }
 
 /// Either form of a peer list; `stride` is the size of an entry of the compact one.
@@ -107,7 +142,7 @@ fn read_peers(node: Node<'_, '_>, stride: usize, reply: &mut Reply) -> Result<()
 }
 
 /// Keeps a peer that can be one.
-fn push(reply: &mut Reply, ip: IpAddr, port: u16) {
+pub(super) fn push(reply: &mut Reply, ip: IpAddr, port: u16) {
     let ip = ip.to_canonical();
     let impossible = match ip {
         IpAddr::V4(a) => a.octets()[0] == 0 || a.is_broadcast() || a.is_multicast(),
@@ -254,6 +289,20 @@ mod tests {
         ] {
             assert!(matches!(parse(body), Err(TrackerError::BadReply(_))), "{}", body.escape_ascii());
         }
+    }
+
+    #[test]
+    fn scrapes() {
+        let hash = InfoHash::new([b'A'; 20]);
+        let files = |more: &str| format!("d5:filesd20:AAAAAAAAAAAAAAAAAAAAd8:completei7e{more}eee");
+        let r = parse_scrape(files("10:downloadedi9e10:incompletei8e4:name1:x").as_bytes(), &hash).unwrap();
+        assert_eq!((r.seeders, r.downloaded, r.leechers), (Some(7), Some(9), Some(8)));
+        assert!(matches!(
+            parse_scrape(files("").as_bytes(), &InfoHash::new([b'B'; 20])),
+            Err(TrackerError::BadReply(_))
+        ));
+        assert!(matches!(parse_scrape(b"d5:filesi1ee", &hash), Err(TrackerError::BadReply(_))));
+        assert!(matches!(parse_scrape(b"d14:failure reason2:noe", &hash), Err(TrackerError::Failure { .. })));
     }
 
     #[test]

@@ -85,6 +85,10 @@ pub struct TrackerStatus {
     pub seeders: Option<u32>,
     /// Peers that have not, as it said last.
     pub leechers: Option<u32>,
+    /// Downloads it has counted, as it said last.
+    pub downloaded: Option<u32>,
+    /// Why the last scrape failed; absent after one that did not.
+    pub scrape_error: Option<String>,
     /// The event of the last announce that was answered.
     pub last_event: Option<Event>,
     /// Failures since the last success.
@@ -114,6 +118,10 @@ struct Tracker {
     tracker_id: Option<Vec<u8>>,
     seeders: Option<u32>,
     leechers: Option<u32>,
+    downloaded: Option<u32>,
+    /// A scrape is under way.
+    scraping: bool,
+    scrape_error: Option<String>,
     last_event: Option<Event>,
     last_error: Option<String>,
     /// Kinds of errors the user was told of since the last success.
@@ -367,6 +375,7 @@ impl Tiers {
         t.last_event = Some(event);
         t.seeders = reply.seeders.or(t.seeders);
         t.leechers = reply.leechers.or(t.leechers);
+        t.downloaded = reply.downloaded.or(t.downloaded);
         if reply.tracker_id.is_some() {
             t.tracker_id.clone_from(&reply.tracker_id);
         }
@@ -432,6 +441,35 @@ impl Tiers {
         first && !leaving
     }
 
+    /// The trackers to scrape, those left out that are being scraped already or refuse to be asked at
+    /// all. Each counts as under way until `on_scrape`. Announces are not affected by scrapes.
+    pub fn begin_scrape(&mut self) -> Vec<(TrackerIdx, Url)> {
+        let mut asked = Vec::new();
+        for &i in self.order.iter().flatten() {
+            let t = &mut self.trackers[usize::from(i)];
+            if let (Address::Usable(url), true, false) = (&t.address, t.earliest != Instant::FAR, t.scraping) {
+                asked.push((TrackerIdx(i), url.clone()));
+                t.scraping = true;
+            }
+        }
+        asked
+    }
+
+    /// A scrape ended.
+    pub fn on_scrape(&mut self, tracker: TrackerIdx, result: Result<&Reply, &TrackerError>) {
+        let t = &mut self.trackers[tracker.idx()];
+        t.scraping = false;
+        match result {
+            Ok(reply) => {
+                t.seeders = reply.seeders.or(t.seeders);
+                t.leechers = reply.leechers.or(t.leechers);
+                t.downloaded = reply.downloaded.or(t.downloaded);
+                t.scrape_error = None;
+            }
+            Err(e) => t.scrape_error = Some(e.to_string()),
+        }
+    }
+
     /// What the user is shown, in the order trackers are tried.
     pub fn status(&self) -> impl Iterator<Item = TrackerStatus> + '_ {
         self.order.iter().flatten().map(|&i| self.status_of(TrackerIdx(i)))
@@ -467,6 +505,8 @@ impl Tiers {
             next: next.filter(|&n| n != Instant::FAR && self.phase == Phase::Running),
             seeders: t.seeders,
             leechers: t.leechers,
+            downloaded: t.downloaded,
+            scrape_error: t.scrape_error.clone(),
             last_event: t.last_event,
             fails: t.fails,
         }
@@ -533,6 +573,9 @@ impl Tracker {
             tracker_id: None,
             seeders: None,
             leechers: None,
+            downloaded: None,
+            scraping: false,
+            scrape_error: None,
             last_event: None,
             last_error: None,
             reported: 0,

@@ -1,0 +1,139 @@
+//! The checkers: what must hold in every step, and what must hold at the end.
+//!
+//! 1. Every piece that is announced or trusted is true on that node's disk.
+//! 2. Structures keep their rules and their limits ([`Session::invariants`](crate::session::Session::invariants)).
+//! 3. Bytes are accounted for: nobody received more than was sent to it, and what was received is
+//!    verified, wasted, or in pieces that are not complete.
+//! 4. No honest peer is banned, or accused of breaking the protocol by another honest one.
+//! 5. No panic, no spinning, no event storm.
+//! 6. Once the faults are over, every leecher finishes by the deadline.
+//!
+//! The disk checks besides where bytes land (see [`disk`](super::disk)).
+
+use super::node::Node;
+use super::world::World;
+use crate::api::{Alert, CloseReason, State};
+use crate::id::PieceIndex;
+use crate::time::Instant;
+
+impl World {
+    /// Notes that something is not as it must be.
+    pub(super) fn violation(&mut self, what: String) {
+        let line = format!("at {:.6} s: {what}", self.net.now.as_micros() as f64 / 1e6);
+        self.net.trace.say(self.net.now, || format!("VIOLATION {what}"));
+        if self.violations.len() < 20 {
+            self.violations.push(line);
+        }
+    }
+
+    /// Looks at what a node reported in its turn.
+    pub(super) fn check_alerts(&mut self, n: u32) {
+        let alerts = std::mem::take(&mut self.nodes[n as usize].alerts);
+        for alert in &alerts {
+            let kind = match alert {
+                Alert::Piece { piece, .. } => 16 + u64::from(piece.get()),
+                Alert::Finished { .. } => 1,
+                Alert::PeerConnected { .. } => 2,
+                Alert::PeerClosed { .. } => 3,
+                Alert::PeerBanned { .. } => 4,
+                Alert::Error { .. } => 5,
+                Alert::Checked { .. } => 6,
+                Alert::PieceFailed { .. } => 7,
+                _ => 8,
+            };
+            self.net.trace.note(4, u64::from(n), kind);
+            if !matches!(alert, Alert::Piece { .. }) {
+                self.net.trace.say(self.net.now, || format!("n{n} {alert:?}"));
+            }
+            match alert {
+                Alert::Piece { piece, .. } if !self.nodes[n as usize].disk.is_good(*piece) => {
+                    self.violation(format!("n{n} announces piece {piece}, which is not good"));
+                }
+                Alert::Checked { .. } | Alert::Finished { .. } => self.check_have(n),
+                Alert::PeerBanned { addr, .. } => {
+                    let host = self.host_at(addr.ip());
+                    if host.is_some_and(|h| self.honest(h)) {
+                        self.violation(format!("n{n} bans {addr}, which is honest"));
+                    }
+                }
+                Alert::PeerClosed { addr, why: CloseReason::Protocol(why), .. } => {
+                    let host = self.host_at(addr.ip());
+                    if host.is_some_and(|h| self.honest(h)) {
+                        self.violation(format!("n{n} says that {addr}, which is honest, breaks the protocol: {why}"));
+                    }
+                }
+                Alert::Error { .. } => self.mend_later(n),
+                _ => {}
+            }
+        }
+        let node = &mut self.nodes[n as usize];
+        node.alerts = alerts;
+        node.alerts.clear();
+        for what in std::mem::take(&mut node.disk.violations) {
+            self.violation(format!("n{n} disk: {what}"));
+        }
+    }
+
+    /// Every piece a node claims is true on its disk.
+    pub(super) fn check_have(&mut self, n: u32) {
+        let node = &self.nodes[n as usize];
+        let Some(have) = node.key.and_then(|k| node.session.have(k)) else { return };
+        let lie = have.iter_set().find(|p| !node.disk.is_good(*p));
+        if let Some(piece) = lie {
+            self.violation(format!("n{n} has piece {piece}, which is not good on its disk"));
+        }
+    }
+
+    /// It has all it wants.
+    pub(super) fn is_complete(node: &Node, now: Instant) -> bool {
+        let status = node.key.and_then(|k| node.session.status(now, k));
+        node.alive && status.is_some_and(|s| s.state == State::Seeding && s.have == s.size)
+    }
+
+    /// What must hold at the end.
+    pub(super) fn check_end(&mut self) {
+        let now = self.net.now;
+        for n in 0..self.nodes.len() as u32 {
+            let node = &self.nodes[n as usize];
+            if !node.alive {
+                continue;
+            }
+            node.session.invariants();
+            self.check_have(n);
+            self.check_bytes(n);
+        }
+        let (mut sent, mut received) = (0, 0);
+        for node in &self.nodes {
+            sent += node.sent(now);
+            received += node.received(now);
+        }
+        if self.plan.scripts.is_empty() && received > sent {
+            self.violation(format!("{received} payload bytes were received, and {sent} were sent"));
+        }
+    }
+
+    fn check_bytes(&mut self, n: u32) {
+        let now = self.net.now;
+        let node = &self.nodes[n as usize];
+        let Some(status) = node.key.and_then(|k| node.session.status(now, k)) else { return };
+        let (received, lives, complete) = (node.received(now), node.tally.lives, World::is_complete(node, now));
+        let missing = (0..status.pieces.1).filter(|p| !node.disk.is_good(PieceIndex::new(*p))).count();
+        let (down, wasted, size) = (status.downloaded, status.wasted, status.size);
+        if complete && missing > 0 {
+            self.violation(format!("n{n} is complete, and lacks {missing} pieces"));
+        }
+        // A life that ended without a word took what it had counted along.
+        if lives == 1 && down > received {
+            self.violation(format!("n{n} verified {down} bytes, and received {received}"));
+        }
+        if complete && self.plan.scripts.is_empty() && self.plan.faults.is_empty() {
+            if !self.plan.nodes[n as usize].seeder && down != size {
+                self.violation(format!("n{n} finished with {down} bytes verified of {size}"));
+            }
+            // Partial blocks of connections that ended are in neither count.
+            if down + wasted > received {
+                self.violation(format!("n{n}: {down} verified and {wasted} wasted are more than {received} received"));
+            }
+        }
+    }
+}

@@ -1,0 +1,559 @@
+//! A simulated disk: remembers of every block how much of it is there and whether it is true.
+//!
+//! ```text
+//!   place ─▶ landing buffer ─ landed ─▶ compared with the truth ─▶ Blk { upto, odd }
+//!   buffered (`mem`) ── hash good, or a flush ──▶ in the file (`file`, or `good`)
+//!   kill: `mem` is gone, files stay
+//! ```
+//!
+//! No payload is kept. Bytes that arrive are compared with the formula of [`content`](super::content);
+//! the bytes that differ leave a fingerprint (`odd`), from which the digest of a bad block is made.
+//! What is lent is a window of the formula's table.
+//!
+//! It answers as the real one does, faults included ([`DiskFaults`]). It is also a checker: a
+//! block placed over one that is complete, bytes that land out of order, a piece lent that is not good,
+//! a wrong hash asked for, and bytes that differ though an honest peer sent them are violations.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::content::{digest, mix, piece_hash, table, truth, window};
+use crate::id::{BLOCK_LEN, Block, FileIndex, PieceIndex, TorrentKey};
+use crate::rng::Rng;
+use crate::storage::{
+    DiskError, DiskErrorKind, Done, FileStat, HeapLender, IoVecs, OpenSpec, Part, PlaceList, Storage, resolve,
+};
+use crate::time::{Duration, Instant};
+use crate::torrent::layout::Layout;
+
+/// Bytes that one plan can place.
+const LANDING: usize = 1 << 20;
+/// The fingerprint of bytes that were never written.
+const HOLE: u64 = 0x401E;
+
+/// What one block holds.
+#[derive(Clone, Copy, Default, Debug)]
+struct Blk {
+    /// Bytes there, from the first on.
+    upto: u32,
+    /// In which life of the torrent they came: the session does not know of those from earlier ones.
+    epoch: u32,
+    /// Fingerprint of those that are not true; 0 when all are.
+    odd: u64,
+}
+
+/// What one piece holds.
+#[derive(Clone, Default, Debug)]
+struct Piece {
+    /// Buffered; empty when nothing is.
+    mem: Vec<Blk>,
+    /// In the files; empty when nothing is, or all.
+    file: Vec<Blk>,
+    /// The files hold all of it, and it is true.
+    good: bool,
+    /// In which life of the torrent that was found out.
+    epoch: u32,
+}
+
+/// What goes wrong, in thousandths of the calls concerned.
+#[derive(Clone, Copy, Default, Debug)]
+pub(super) struct DiskFaults {
+    /// Bytes that can be written until the disk is full.
+    pub(super) room: Option<u64>,
+    /// Writing fails with an I/O error.
+    pub(super) write: u32,
+    /// Reading fails with an I/O error.
+    pub(super) read: u32,
+    /// A system call on a region of storage is an `EFAULT`.
+    pub(super) fault: u32,
+    /// There is no place, and the scratch path must be taken.
+    pub(super) no_place: u32,
+    /// Hashing a piece takes up to so long.
+    pub(super) slow_hash: Duration,
+}
+
+#[derive(Debug)]
+struct Job {
+    piece: PieceIndex,
+    want_blocks: bool,
+    recheck: bool,
+    ready: Instant,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Planned {
+    piece: PieceIndex,
+    begin: u32,
+    len: u32,
+    at: usize,
+}
+
+/// A file: when it was last written, if it exists.
+#[derive(Clone, Copy, Default, Debug)]
+struct FileState {
+    written: Option<Instant>,
+}
+
+/// The disk of one node. It knows one torrent.
+#[derive(Debug)]
+pub(super) struct SimDisk {
+    layout: Arc<Layout>,
+    open: Option<TorrentKey>,
+    /// Counts how often the torrent was opened.
+    epoch: u32,
+    pieces: Vec<Piece>,
+    files: Vec<FileState>,
+    jobs: VecDeque<Job>,
+    done: VecDeque<Done>,
+    planned: Vec<Planned>,
+    /// The plan is being carried out: the next `place` begins another.
+    sealed: bool,
+    used: usize,
+    dirty: usize,
+    rng: Rng,
+    /// One buffer, shared by all nodes: lent by the world while a node has its turn.
+    pub(super) landing: Vec<Vec<u8>>,
+    pub(super) now: Instant,
+    pub(super) faults: DiskFaults,
+    /// Whoever sends now is honest.
+    pub(super) honest: bool,
+    /// Files were written in vain, or lost: what is restored may not be there.
+    pub(super) was_faulty: bool,
+    /// The resolution of the file system's clock.
+    pub(super) clock: Duration,
+    pub(super) violations: Vec<String>,
+}
+
+impl SimDisk {
+    pub(super) fn new(layout: Arc<Layout>, seeder: bool, rng: Rng) -> Self {
+        let piece = Piece { good: seeder, ..Piece::default() };
+        let file = FileState { written: seeder.then_some(Instant::ZERO) };
+        Self {
+            pieces: vec![piece; layout.pieces() as usize],
+            files: vec![file; layout.files().len()],
+            layout,
+            open: None,
+            epoch: 0,
+            jobs: VecDeque::new(),
+            done: VecDeque::new(),
+            planned: Vec::new(),
+            sealed: false,
+            used: 0,
+            dirty: 0,
+            rng,
+            landing: Vec::new(),
+            now: Instant::ZERO,
+            faults: DiskFaults::default(),
+            honest: true,
+            was_faulty: false,
+            clock: Duration::ZERO,
+            violations: Vec::new(),
+        }
+    }
+
+    /// The files hold all of this piece, and it is true.
+    pub(super) fn is_good(&self, piece: PieceIndex) -> bool {
+        self.pieces.get(piece.idx()).is_some_and(|p| p.good)
+    }
+
+    /// When queued hashing ends next.
+    pub(super) fn next_done(&self) -> Option<Instant> {
+        self.jobs.iter().map(|j| j.ready).min()
+    }
+
+    /// The process died: what was buffered is gone.
+    pub(super) fn kill(&mut self) {
+        self.was_faulty |= self.dirty > 0;
+        for p in &mut self.pieces {
+            p.mem = Vec::new();
+        }
+        self.dirty = 0;
+        self.open = None;
+        self.jobs.clear();
+        self.done.clear();
+        self.planned.clear();
+    }
+
+    fn violation(&mut self, what: String) {
+        if self.violations.len() < 20 {
+            self.violations.push(what);
+        }
+    }
+
+    /// So many times in a thousand.
+    pub(super) fn strikes(&mut self, permille: u32) -> bool {
+        permille > 0 && self.rng.u32(..1000) < permille
+    }
+
+    fn error(kind: DiskErrorKind, op: &'static str) -> DiskError {
+        DiskError::new(kind, "disk", op)
+    }
+
+    /// Takes the space for `n` bytes, and the chance of an error.
+    fn spend(&mut self, n: u64) -> Result<(), DiskError> {
+        if self.strikes(self.faults.write) {
+            self.was_faulty = true;
+            return Err(Self::error(DiskErrorKind::Io, "write"));
+        }
+        if let Some(room) = &mut self.faults.room {
+            if *room < n {
+                self.was_faulty = true;
+                return Err(Self::error(DiskErrorKind::Full, "write"));
+            }
+            *room -= n;
+        }
+        Ok(())
+    }
+
+    fn index(block: u32) -> usize {
+        (block / BLOCK_LEN) as usize
+    }
+
+    fn block_len(&self, piece: PieceIndex, i: usize) -> u32 {
+        self.layout.block(piece, i as u32).len
+    }
+
+    /// What a block holds, buffered bytes first.
+    fn holds(&self, piece: PieceIndex, i: usize) -> Blk {
+        let p = &self.pieces[piece.idx()];
+        let mem = p.mem.get(i).copied().unwrap_or_default();
+        match p.good {
+            _ if mem.upto > 0 => mem,
+            true => Blk { upto: self.block_len(piece, i), epoch: p.epoch, odd: 0 },
+            false => p.file.get(i).copied().unwrap_or_default(),
+        }
+    }
+
+    fn touch(&mut self, piece: PieceIndex) {
+        let us = self.now.as_micros();
+        let step = (self.clock.as_micros() as u64).max(1);
+        let written = Instant::from_micros(us - us % step);
+        let (offset, len) = (self.layout.piece_offset(piece), u64::from(self.layout.piece_size(piece)));
+        for span in self.layout.spans(offset, len) {
+            self.files[span.file.idx()].written = Some(written);
+        }
+    }
+
+    /// Bytes of a piece have come, from `begin` on.
+    fn land(&mut self, piece: PieceIndex, mut begin: u32, mut data: &[u8]) {
+        if self.pieces[piece.idx()].good {
+            if self.pieces[piece.idx()].epoch == self.epoch {
+                return self.violation(format!("bytes land in piece {piece}, which is good"));
+            }
+            // The session has forgotten that it is good, and fetches it again.
+            let file = (0..self.layout.blocks_in(piece) as usize).map(|i| self.holds(piece, i)).collect();
+            self.pieces[piece.idx()] = Piece { file, ..Piece::default() };
+        }
+        while !data.is_empty() {
+            let (i, at) = (Self::index(begin), begin % BLOCK_LEN);
+            let n = data.len().min((BLOCK_LEN - at) as usize);
+            let mut blk = if at == 0 { Blk::default() } else { self.holds(piece, i) };
+            if blk.upto != at {
+                self.violation(format!("{n} bytes land at {at} of block {i} of piece {piece}, which has {}", blk.upto));
+            }
+            let offset = self.layout.piece_offset(piece) + u64::from(begin);
+            let wanted = truth(offset, n);
+            if data[..n] != *wanted {
+                for (k, (a, b)) in data[..n].iter().zip(wanted).enumerate().filter(|(_, (a, b))| a != b) {
+                    blk.odd = mix(blk.odd ^ mix((at as u64 + k as u64) << 16 | u64::from(*a) << 8 | u64::from(*b)));
+                }
+                if self.honest {
+                    self.violation(format!(
+                        "piece {piece}: bytes from {begin} on differ, and an honest peer sent them"
+                    ));
+                }
+            }
+            (blk.upto, blk.epoch) = (at + n as u32, self.epoch);
+            let blocks = self.layout.blocks_in(piece) as usize;
+            let p = &mut self.pieces[piece.idx()];
+            p.mem.resize(blocks, Blk::default());
+            p.mem[i] = blk;
+            self.dirty += n;
+            begin += n as u32;
+            data = &data[n..];
+        }
+    }
+
+    /// Buffered bytes of a piece go to its file.
+    fn write_out(&mut self, piece: PieceIndex) -> Result<(), DiskError> {
+        let mem = std::mem::take(&mut self.pieces[piece.idx()].mem);
+        let n: u32 = mem.iter().map(|b| b.upto).sum();
+        self.dirty = self.dirty.saturating_sub(n as usize);
+        if n == 0 {
+            return Ok(());
+        }
+        self.spend(u64::from(n))?;
+        let p = &mut self.pieces[piece.idx()];
+        p.file.resize(mem.len(), Blk::default());
+        for (file, mem) in p.file.iter_mut().zip(&mem).filter(|(_, m)| m.upto > 0) {
+            *file = *mem;
+        }
+        self.touch(piece);
+        Ok(())
+    }
+
+    fn verify(&mut self, job: &Job) {
+        let Some(torrent) = self.open else { return };
+        let piece = job.piece;
+        let blocks: Vec<Blk> = (0..self.layout.blocks_in(piece) as usize).map(|i| self.holds(piece, i)).collect();
+        let ok = (0..blocks.len()).all(|i| blocks[i].upto == self.block_len(piece, i) && blocks[i].odd == 0);
+        if job.recheck {
+            if self.strikes(self.faults.read) {
+                let error = Self::error(DiskErrorKind::Io, "read");
+                return self.done.push_back(Done::Failed { torrent, piece: Some(piece), error });
+            }
+            self.settle(piece, ok);
+            return self.done.push_back(Done::Hashed { torrent, piece, ok, blocks: None });
+        }
+        let digests = (job.want_blocks || !ok).then(|| {
+            let one = |(i, b): (usize, &Blk)| {
+                let full = b.upto == self.block_len(piece, i);
+                digest(3, i as u64, if full { b.odd } else { mix(HOLE ^ b.odd ^ u64::from(b.upto)) })
+            };
+            blocks.iter().enumerate().map(one).collect()
+        });
+        if !ok {
+            let short = (0..blocks.len()).find(|i| blocks[*i].upto != self.block_len(piece, *i));
+            if let (Some(i), false) = (short, self.was_faulty) {
+                self.violation(format!("piece {piece} is hashed, and block {i} has {} bytes", blocks[i].upto));
+            }
+            let p = &mut self.pieces[piece.idx()];
+            p.mem = Vec::new();
+            p.file.iter_mut().for_each(|b| b.epoch = 0);
+            return self.done.push_back(Done::Hashed { torrent, piece, ok, blocks: digests });
+        }
+        match self.write_out(piece) {
+            Ok(()) => {
+                self.settle(piece, true);
+                self.done.push_back(Done::Hashed { torrent, piece, ok, blocks: digests });
+            }
+            Err(error) => self.done.push_back(Done::Failed { torrent, piece: Some(piece), error }),
+        }
+    }
+
+    /// All of a piece in the files is true: no need to remember its blocks.
+    fn settle(&mut self, piece: PieceIndex, ok: bool) {
+        if ok {
+            self.pieces[piece.idx()] = Piece { good: true, epoch: self.epoch, ..Piece::default() };
+        }
+    }
+}
+
+impl Storage for SimDisk {
+    fn open(&mut self, t: TorrentKey, layout: Arc<Layout>, _spec: OpenSpec) -> Result<(), DiskError> {
+        debug_assert_eq!(layout.total(), self.layout.total());
+        self.open = Some(t);
+        self.epoch += 1;
+        Ok(())
+    }
+
+    fn close(&mut self, t: TorrentKey) -> Result<(), DiskError> {
+        let result = self.flush(t);
+        self.jobs.clear();
+        self.done.clear();
+        self.open = None;
+        result
+    }
+
+    fn remove_files(&mut self, _t: TorrentKey) -> Result<(), DiskError> {
+        self.kill();
+        self.pieces.fill(Piece::default());
+        self.files.fill(FileState::default());
+        Ok(())
+    }
+
+    fn prepare(&mut self, _t: TorrentKey, _wanted: &dyn Fn(FileIndex) -> bool) -> Result<(), DiskError> {
+        match self.faults.room {
+            Some(0) => Err(Self::error(DiskErrorKind::Full, "prepare")),
+            _ => Ok(()),
+        }
+    }
+
+    fn allocate(&mut self, _t: TorrentKey, _file: FileIndex) -> Result<(), DiskError> {
+        Ok(())
+    }
+
+    fn place(
+        &mut self,
+        _t: TorrentKey,
+        block: Block,
+        at: u32,
+        max: u32,
+        out: &mut PlaceList,
+    ) -> Result<u32, DiskError> {
+        if std::mem::take(&mut self.sealed) {
+            self.planned.clear();
+            self.used = 0;
+        }
+        if self.strikes(self.faults.no_place) || self.used + max as usize > LANDING || out.room() == 0 {
+            self.sealed = self.planned.is_empty();
+            return Ok(0);
+        }
+        if self.faults.room == Some(0) {
+            self.sealed = true;
+            return Err(Self::error(DiskErrorKind::Full, "allocate"));
+        }
+        let begin = block.begin + at;
+        let has = self.holds(block.piece, Self::index(block.begin));
+        if (has.upto == block.len && has.epoch == self.epoch) || (at > 0 && has.upto != at) {
+            let p = block.piece;
+            self.violation(format!("a place is asked for {at} of {block:?}, which has {} of piece {p}", has.upto));
+        }
+        out.push(Part::Heap { slot: 0, generation: 0, from: self.used as u32, len: max });
+        self.planned.push(Planned { piece: block.piece, begin, len: max, at: self.used });
+        self.used += max as usize;
+        Ok(max)
+    }
+
+    fn regions<'a>(&'a mut self, plan: &'a mut PlaceList) -> IoVecs<'a> {
+        self.sealed = true;
+        if let Some(buf) = self.landing.first_mut() {
+            if buf.len() < LANDING {
+                buf.resize(LANDING, 0);
+            }
+        }
+        let mut heap = HeapLender::new(&mut self.landing);
+        let mut io = IoVecs::new();
+        resolve(plan, &mut io, |part, io| match part {
+            Part::Heap { slot, from, len, .. } => heap.push(io, slot as usize, from as usize, len as usize),
+            Part::Map { from, len, .. } => io.push_slice(&table()[from as usize..(from + len) as usize]),
+            _ => false,
+        });
+        io
+    }
+
+    fn fault(&mut self, _plan: &PlaceList) -> DiskError {
+        Self::error(DiskErrorKind::Io, "access mapping")
+    }
+
+    fn landed(&mut self, _t: TorrentKey, piece: PieceIndex, begin: u32, len: u32) {
+        let from = self.planned.iter().find(|p| p.piece == piece && p.begin == begin && len <= p.len);
+        let Some(from) = from.map(|p| p.at) else {
+            return self
+                .violation(format!("{len} bytes landed at {begin} of piece {piece}, where no place was asked for"));
+        };
+        let landing = std::mem::take(&mut self.landing);
+        self.land(piece, begin, &landing[0][from..from + len as usize]);
+        self.landing = landing;
+    }
+
+    fn read_back(&mut self, _t: TorrentKey, block: Block, at: u32, buf: &mut [u8]) -> Result<(), DiskError> {
+        let begin = block.begin + at;
+        let inside = |p: &&Planned| p.piece == block.piece && p.begin <= begin && begin < p.begin + p.len;
+        let Some(p) = self.planned.iter().find(inside).copied() else {
+            self.violation(format!("{block:?} from {at} on is taken back, and has no place"));
+            return Err(Self::error(DiskErrorKind::Other, "read back"));
+        };
+        let from = p.at + (begin - p.begin) as usize;
+        buf.copy_from_slice(&self.landing[0][from..from + buf.len()]);
+        Ok(())
+    }
+
+    fn write(&mut self, _t: TorrentKey, piece: PieceIndex, begin: u32, data: &[u8]) -> Result<(), DiskError> {
+        if self.strikes(self.faults.write) {
+            return Err(Self::error(DiskErrorKind::Io, "write"));
+        }
+        if self.faults.room == Some(0) {
+            return Err(Self::error(DiskErrorKind::Full, "write"));
+        }
+        self.land(piece, begin, data);
+        Ok(())
+    }
+
+    fn forget(&mut self, _t: TorrentKey, piece: PieceIndex) {
+        self.pieces[piece.idx()].mem = Vec::new();
+        self.jobs.retain(|j| j.piece != piece);
+    }
+
+    fn hash(&mut self, _t: TorrentKey, piece: PieceIndex, expected: [u8; 20], want_blocks: bool) {
+        self.queue(piece, expected, want_blocks, false);
+    }
+
+    fn recheck(&mut self, _t: TorrentKey, piece: PieceIndex, expected: [u8; 20]) {
+        self.queue(piece, expected, false, true);
+    }
+
+    fn poll_done(&mut self) -> Option<Done> {
+        self.done.pop_front()
+    }
+
+    fn work(&mut self, budget: usize) -> bool {
+        let mut left = budget as u64;
+        for _ in 0..self.jobs.len() {
+            let Some(job) = self.jobs.pop_front() else { break };
+            if job.ready > self.now || left == 0 {
+                self.jobs.push_back(job);
+                continue;
+            }
+            left = left.saturating_sub(u64::from(self.layout.piece_size(job.piece)));
+            self.verify(&job);
+        }
+        self.jobs.iter().any(|j| j.ready <= self.now)
+    }
+
+    fn lend(&mut self, _t: TorrentKey, block: Block, at: u32, max: u32, out: &mut PlaceList) -> Result<u32, DiskError> {
+        if !self.is_good(block.piece) {
+            self.violation(format!("{block:?} is lent, and the piece is not good"));
+        }
+        if self.strikes(self.faults.read) {
+            return Err(Self::error(DiskErrorKind::Io, "read"));
+        }
+        let (mut begin, mut left) = (block.begin + at, max);
+        while left > 0 && out.room() > 0 {
+            let n = left.min(BLOCK_LEN - begin % BLOCK_LEN);
+            let from = window(self.layout.piece_offset(block.piece) + u64::from(begin));
+            out.push(Part::Map { slot: 0, generation: 0, from: from as u32, len: n });
+            (begin, left) = (begin + n, left - n);
+        }
+        Ok(max - left)
+    }
+
+    fn prefetch(&mut self, _t: TorrentKey, _block: Block) {}
+
+    fn flush(&mut self, _t: TorrentKey) -> Result<(), DiskError> {
+        let mut result = Ok(());
+        for piece in (0..self.layout.pieces()).map(PieceIndex::new) {
+            if !self.pieces[piece.idx()].mem.is_empty() {
+                result = result.and(self.write_out(piece));
+            }
+        }
+        result
+    }
+
+    fn sync(&mut self, _t: TorrentKey) -> Result<(), DiskError> {
+        Ok(())
+    }
+
+    fn file_stat(&mut self, _t: TorrentKey, file: FileIndex) -> Option<FileStat> {
+        let written = self.files.get(file.idx())?.written?;
+        let (secs, us) = (written.as_micros() / 1_000_000, written.as_micros() % 1_000_000);
+        Some(FileStat {
+            len: self.layout.files()[file.idx()].len,
+            mtime: secs as i64,
+            mtime_nsec: us as u32 * 1000,
+            inode: u64::from(file.get()) + 1,
+        })
+    }
+
+    fn dirty(&self) -> usize {
+        self.dirty
+    }
+
+    fn memory(&self) -> usize {
+        self.dirty
+    }
+}
+
+impl SimDisk {
+    fn queue(&mut self, piece: PieceIndex, expected: [u8; 20], want_blocks: bool, recheck: bool) {
+        if expected != piece_hash(piece.get()) {
+            self.violation(format!("piece {piece} is compared with the hash of another"));
+        }
+        if !recheck && self.jobs.iter().any(|j| j.piece == piece) {
+            self.violation(format!("piece {piece} is hashed twice"));
+        }
+        let slow = self.faults.slow_hash.as_micros() as u64;
+        let ready = if slow == 0 { self.now } else { self.now + Duration::from_micros(self.rng.u64(..slow)) };
+        self.jobs.push_back(Job { piece, want_blocks, recheck, ready });
+    }
+}
