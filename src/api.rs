@@ -568,8 +568,8 @@ pub enum Input {
     PieceLost {
         /// The torrent.
         torrent: TorrentKey,
-        /// The piece.
-        piece: PieceIndex,
+        /// The piece; `None` is every piece that is not verified.
+        piece: Option<PieceIndex>,
     },
     /// Files could not be read or written: the torrent stops until it is resumed.
     DiskFailed {

@@ -589,8 +589,9 @@ impl Loop {
             return;
         }
         if let Err(e) = self.disk.flush(torrent) {
-            // Blocks that had come are lost: a record would claim them, and the session still does.
-            return pump::disk_failed(&mut self.session, self.now, torrent, &e);
+            // Which blocks it dropped is not told; the record must not name any of them.
+            self.session.handle(self.now, Input::PieceLost { torrent, piece: None });
+            pump::disk_failed(&mut self.session, self.now, torrent, &e);
         }
         let files = self.session.metainfo(torrent).map_or(0, |m| m.files.len());
         let stamps = self.stamps(torrent, files);
@@ -617,7 +618,12 @@ impl Loop {
                 Done::Hashed { torrent, piece, ok, blocks } => {
                     self.session.handle(self.now, Input::Hashed { torrent, piece, ok, blocks });
                 }
-                Done::Failed { torrent, error, .. } => pump::disk_failed(&mut self.session, self.now, torrent, &error),
+                Done::Failed { torrent, piece, error } => {
+                    if piece.is_some() {
+                        self.session.handle(self.now, Input::PieceLost { torrent, piece });
+                    }
+                    pump::disk_failed(&mut self.session, self.now, torrent, &error);
+                }
             }
             self.carry_out();
         }

@@ -85,7 +85,8 @@ impl Datagrams {
     /// Sends one. An error tells that nothing gets there from here.
     pub(super) fn send(&self, to: SocketAddr, data: &[u8]) -> io::Result<()> {
         let own = self.sockets[usize::from(to.is_ipv6())].as_ref();
-        let own = own.ok_or_else(|| io::Error::new(io::ErrorKind::AddrNotAvailable, "no own address of that family"))?;
+        let own =
+            own.ok_or_else(|| io::Error::new(io::ErrorKind::AddrNotAvailable, "no own address of that family"))?;
         match own.socket.send_to(data, to) {
             Ok(_) => Ok(()),
             Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => Ok(()),

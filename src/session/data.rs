@@ -11,7 +11,7 @@
 
 use super::{Action, CloseReason, Session, Want, cx};
 use crate::config::limits;
-use crate::id::{Block, ConnKey};
+use crate::id::{BLOCK_LEN, Block, ConnKey};
 use crate::peer::{Chunk, Conn, Peer, Phase};
 use crate::time::Instant;
 use crate::torrent::Torrent;
@@ -39,11 +39,16 @@ impl Session {
         if !peer.is_live() {
             return Want::Bytes;
         }
-        let budget = self.down.available(now);
-        if budget == 0 {
-            return Want::Nothing { until: self.down.ready_at(now, u64::from(crate::id::BLOCK_LEN)) };
+        if self.down.rate().is_some() {
+            let ready = self.down.ready_at(now, u64::from(BLOCK_LEN));
+            if !self.down_turns.may(now, conn) || self.down.available(now) == 0 {
+                return Want::Nothing { until: self.down_turns.wait(now, conn, ready) };
+            }
         }
-        let max = usize::try_from(budget).unwrap_or(usize::MAX);
+        let max = self.room(now, conn);
+        if self.down_turns.others(conn) > 0 {
+            self.down_turns.yield_to_others(now, conn, now);
+        }
         let torrent = match peer.torrent.and_then(|k| self.torrents.get(k)) {
             Some(t) => t,
             None => return Want::Bytes,
@@ -64,6 +69,15 @@ impl Session {
             return Want::Bytes;
         }
         Want::Payload { torrent: torrent.key, run, at, at_header, max }
+    }
+
+    /// How many bytes one read may bring now: a share of what the limit allows, if there is one.
+    pub fn room(&self, now: Instant, conn: ConnKey) -> usize {
+        let budget = usize::try_from(self.down.available(now)).unwrap_or(usize::MAX);
+        match self.down_turns.others(conn) {
+            0 => budget,
+            n => budget.min((budget / (n + 1)).max(BLOCK_LEN as usize + PIECE_HEADER_LEN)),
+        }
     }
 
     /// The block whose payload comes next and has a place, and how much of it has come.
@@ -275,6 +289,9 @@ impl Session {
     /// The driver tells how its last read went: `asked` bytes of room, `got` bytes. A peer that
     /// fills what it is offered is offered more; one that does not goes back to the scratch path.
     pub fn pace(&mut self, conn: ConnKey, asked: usize, got: usize) {
+        if got < asked {
+            self.down_turns.forget(conn); // there is no more
+        }
         if !self.config.predict {
             return;
         }
@@ -294,19 +311,23 @@ impl Session {
     /// to try again if a limit held something back.
     pub fn offer(&mut self, now: Instant, conn: ConnKey) -> Option<Instant> {
         let Some(Conn::Peer(p)) = self.conns.get_mut(conn) else { return None };
-        let mut budget = self.up.available(now);
+        let limited = self.up.rate().is_some();
         while let Some(block) = p.serving.front().copied() {
             if p.outbox.payload_len() >= OUTBOX_PAYLOAD {
                 break;
             }
-            if budget == 0 {
-                return Some(self.up.ready_at(now, u64::from(block.len)));
+            if limited && (!self.up_turns.may(now, conn) || self.up.available(now) == 0) {
+                let ready = self.up.ready_at(now, u64::from(block.len));
+                return Some(self.up_turns.wait(now, conn, ready));
             }
-            budget = budget.saturating_sub(u64::from(block.len));
             self.up.take(now, u64::from(block.len));
             p.serving.pop_front();
             p.outbox.push_block(block);
+            if limited && self.up_turns.others(conn) > 0 {
+                return Some(self.up_turns.yield_to_others(now, conn, now));
+            }
         }
+        self.up_turns.forget(conn);
         None
     }
 

@@ -23,6 +23,7 @@ mod external;
 mod invariants;
 mod timers;
 mod trackers;
+mod turns;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
@@ -42,6 +43,7 @@ use crate::torrent::{Cx, Me, Torrent, lookup_conn};
 use crate::tracker::udp::ConnectionIds;
 use external::External;
 use timers::{Timer, Timers};
+use turns::Turns;
 
 /// How long a shutdown waits for trackers to hear of it.
 const SHUTDOWN: Duration = Duration::from_millis(2500);
@@ -66,6 +68,9 @@ pub struct Session {
     rates: (Rate, Rate),
     down: Bucket,
     up: Bucket,
+    /// Who waits for either.
+    down_turns: Turns,
+    up_turns: Turns,
     /// Incoming connections that have not said what they want.
     strangers: usize,
     /// UDP transactions under way, by transaction id.
@@ -126,6 +131,8 @@ impl Session {
             touched: Vec::new(),
             stats: Stats::default(),
             rates: (Rate::new(Duration::from_secs(5)), Rate::new(Duration::from_secs(5))),
+            down_turns: Turns::default(),
+            up_turns: Turns::default(),
             strangers: 0,
             transactions: BTreeMap::new(),
             ids: ConnectionIds::default(),
@@ -212,7 +219,7 @@ impl Session {
 
     /// Fetches in order, or rarest first.
     pub fn set_sequential(&mut self, key: TorrentKey, on: bool) -> Result<(), Error> {
-        self.torrents.get_mut(key).ok_or(Error::NoSuchTorrent)?.picker.set_sequential(on);
+        self.torrents.get_mut(key).ok_or(Error::NoSuchTorrent)?.set_sequential(on);
         Ok(())
     }
 
@@ -370,7 +377,9 @@ impl Session {
                 let _ = self.command(now, torrent, |t, cx| t.on_hashed(cx, piece, ok, blocks.as_deref()));
             }
             Input::Unsent { to, error } => self.on_unsent(now, to, &error),
-            Input::PieceLost { .. } => {}
+            Input::PieceLost { torrent, piece } => {
+                let _ = self.command(now, torrent, |t, cx| t.on_piece_lost(cx, piece));
+            }
             Input::DiskFailed { torrent, error, kind } => {
                 let _ = self.command(now, torrent, |t, cx| t.fail(cx, error, kind));
             }

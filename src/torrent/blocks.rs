@@ -311,7 +311,6 @@ impl Torrent {
             sent.push(tag);
         }
         self.picker.on_piece_bad(piece);
-        self.mark_pads_of(piece);
         cx.alerts.push_back(Alert::PieceFailed { torrent: self.key, piece });
         if let ([only], false) = (&senders[..], strays) {
             self.ban(cx, *only);
@@ -325,6 +324,28 @@ impl Torrent {
         }
         self.kick = true;
         self.kick_idle(cx);
+    }
+
+    /// What had come of this piece, or of all that are not verified, could not be written.
+    pub(crate) fn on_piece_lost(&mut self, cx: &mut Cx<'_>, piece: Option<PieceIndex>) {
+        let lost: Vec<_> = match piece {
+            Some(piece) => vec![piece],
+            None => self.picker.partials().map(|(piece, _)| piece).collect(),
+        };
+        for piece in lost.into_iter().filter(|p| p.get() < self.layout.pieces()) {
+            if self.picker.have().get(piece) {
+                continue;
+            }
+            // In and out again: everything that is known of its blocks is forgotten, requests too.
+            self.picker.set_have(piece);
+            self.picker.lose(piece);
+            for &conn in &self.peers {
+                let Some(peer) = cx.peer(conn) else { continue };
+                if let Some(r) = peer.receiving.as_mut().filter(|r| r.block.piece == piece) {
+                    r.dropped = true;
+                }
+            }
+        }
     }
 
     /// The piece has passed: whoever sent another block the last time lied.
@@ -354,6 +375,15 @@ impl Torrent {
         }
     }
 
+    /// Whether we want anything (BEP 21), to those who listen.
+    pub(super) fn tell_upload_only(&mut self, cx: &mut Cx<'_>, only: bool) {
+        for &conn in &self.peers {
+            if let Some(id) = cx.peer(conn).map(|p| p.upload_only_id).filter(|id| *id != 0) {
+                cx.send(conn, &Message::Extended { id, payload: &[u8::from(only)] });
+            }
+        }
+    }
+
     /// The last wanted piece is here.
     pub(super) fn on_complete(&mut self, cx: &mut Cx<'_>) {
         if self.seeding_since.is_some() {
@@ -364,10 +394,8 @@ impl Torrent {
             self.tiers.completed(cx.now);
         }
         cx.alerts.push_back(Alert::Finished { torrent: self.key });
+        self.tell_upload_only(cx, true);
         for conn in self.peers.clone() {
-            if let Some(id) = cx.peer(conn).map(|p| p.upload_only_id).filter(|id| *id != 0) {
-                cx.send(conn, &Message::Extended { id, payload: &[1] });
-            }
             if let Err(why) = self.close_if_useless(cx, conn) {
                 self.close(cx, conn, why);
             }

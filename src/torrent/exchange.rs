@@ -279,7 +279,7 @@ impl Torrent {
         let recent = last != Instant::ZERO && cx.now - last < super::choker::ROUND;
         let in_use = self.unchoked(cx);
         if choking && self.choker.on_interested(cx.now, in_use, cx.config.unchoke_slots, recent) {
-            self.unchoke(cx, conn, false);
+            self.unchoke(cx, conn, true);
         }
         Ok(())
     }

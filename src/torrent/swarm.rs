@@ -213,13 +213,6 @@ impl Swarm {
         None
     }
 
-    /// Pieces are lacking again: complete peers are worth dialling once more.
-    pub fn want_seeds(&mut self, now: Instant) {
-        let passed_over = |k: &Known| k.seed && k.due.is_none() && k.conn.is_none();
-        let tags: Vec<_> = self.known.iter().filter(|(_, k)| passed_over(k)).map(|(i, _)| tag_of(i)).collect();
-        tags.into_iter().for_each(|tag| self.schedule(tag, now));
-    }
-
     /// A connection to it exists.
     pub fn attach(&mut self, tag: PeerTag, conn: ConnKey) {
         self.unschedule(tag);
@@ -430,7 +423,7 @@ mod tests {
         s.set_seed(*s.by_addr.get(&addr(1)).expect("known"));
         assert_eq!(s.next(at(1), true), None);
         assert_eq!(s.next(at(1), false), None, "passed over");
-        s.want_seeds(at(2));
+        s.revive(at(2));
         assert_eq!(s.next(at(2), false).map(|(_, a)| a), Some(addr(1)));
     }
 
