@@ -12,7 +12,9 @@
 mod link;
 mod listen;
 pub mod resolve;
+mod room;
 mod state;
+mod turns;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::io;
@@ -35,6 +37,7 @@ use link::Link;
 use listen::Listeners;
 use resolve::{DnsResolver, Resolve};
 use state::StateDir;
+pub use turns::TurnTimes;
 
 /// Tokens of connections are their slots; all others lie at the end of the range.
 const SPECIAL: usize = usize::MAX - 4096;
@@ -48,6 +51,13 @@ const FOREIGN_FIRST: usize = LISTEN_FIRST + LISTEN_COUNT;
 const WORK: usize = 4 << 20;
 /// Descriptors ran out: nothing is accepted for so long.
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
+/// Connections accepted in one turn, so that a storm of them does not keep peers waiting.
+const ACCEPTS: usize = 64;
+
+/// The system has no more descriptors, or no memory for a socket.
+fn exhausted(e: &io::Error) -> bool {
+    matches!(e.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
+}
 
 /// Which port to listen on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -108,6 +118,7 @@ pub struct Loop {
     held: (Vec<ConnKey>, Option<Instant>),
     listeners: Listeners,
     accept_again: Option<Instant>,
+    turns: TurnTimes,
     bind: Vec<IpAddr>,
     resolver: DnsResolver,
     state: Option<StateDir>,
@@ -120,7 +131,8 @@ pub struct Loop {
 
 impl Loop {
     /// A loop that listens, with no torrents yet.
-    pub fn new(config: LoopConfig) -> Result<Self, Error> {
+    pub fn new(mut config: LoopConfig) -> Result<Self, Error> {
+        room::share_out(room::descriptors(), &mut config.session, &mut config.storage);
         let mut seed = [0; 32];
         getrandom::fill(&mut seed).map_err(|e| Error::Io(io::Error::other(e.to_string())))?;
         let poll = Poll::new()?;
@@ -143,6 +155,7 @@ impl Loop {
             held: (Vec::new(), None),
             listeners,
             accept_again: None,
+            turns: TurnTimes::default(),
             bind: config.bind,
             resolver,
             state,
@@ -162,6 +175,11 @@ impl Loop {
     /// The loop's time, as of the last turn or command.
     pub fn now(&self) -> Instant {
         self.now
+    }
+
+    /// How long its turns took, waiting apart.
+    pub fn turn_times(&self) -> &TurnTimes {
+        &self.turns
     }
 
     /// The port peers can dial.
@@ -280,7 +298,9 @@ impl Loop {
         }
         self.disk_more = self.disk.work(WORK);
         self.disk_done();
-        let more = !self.ready.is_empty() || self.disk_more;
+        let more = !self.ready.is_empty() || self.disk_more || self.accept_again.is_some_and(|at| at <= self.now);
+        let end = u64::try_from(self.start.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.turns.add(Instant::from_micros(end) - self.now);
         Ok(if more { Turn::More } else { Turn::Idle })
     }
 
@@ -394,27 +414,31 @@ impl Loop {
     }
 
     fn accept_all(&mut self) {
-        loop {
+        for _ in 0..ACCEPTS {
             match self.listeners.accept() {
                 Ok((stream, addr)) => {
                     let Some(conn) = self.session.accept(self.now, addr) else { continue };
                     if let Err(e) = self.attach(Link::accepted(conn, stream)) {
                         self.lost(conn, CloseReason::Io(e.to_string()));
                     }
+                    // Whoever went for it holds a descriptor until then.
+                    self.carry_out();
                 }
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
-                Err(e)
-                    if matches!(e.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)) =>
-                {
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
+                Err(e) if exhausted(&e) => {
+                    if self.session.shed(self.now) {
+                        self.carry_out();
+                        continue;
+                    }
                     log::warn!("cannot accept connections for now: {e}");
                     self.accept_again = Some(self.now + ACCEPT_PAUSE);
-                    break;
+                    return;
                 }
                 // The connection ended before it was accepted.
                 Err(e) => log::debug!("accept: {e}"),
             }
         }
-        self.carry_out();
+        self.accept_again = Some(self.now);
     }
 
     fn attach(&mut self, mut link: Link) -> io::Result<()> {
@@ -430,7 +454,9 @@ impl Loop {
     fn connect(&mut self, conn: ConnKey, addr: std::net::SocketAddr) {
         let done = Link::dial(conn, addr, &self.bind).and_then(|link| self.attach(link));
         if let Err(e) = done {
-            self.session.handle(self.now, Input::Closed { conn, why: CloseReason::Io(e.to_string()) });
+            let text = e.to_string();
+            let why = if exhausted(&e) { CloseReason::Exhausted(text) } else { CloseReason::Io(text) };
+            self.session.handle(self.now, Input::Closed { conn, why });
         }
     }
 

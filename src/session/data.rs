@@ -149,16 +149,13 @@ impl Session {
             Ok((n, Some(HandshakeEvent::Done(theirs)))) => {
                 let incoming = peer.incoming;
                 let key = peer.torrent;
-                let verdict = match key.and_then(|k| self.torrents.get_mut(k)) {
-                    Some(t) if t.info_hash == theirs.info_hash => {
-                        if incoming && self.stats.peers >= self.config.max_peers {
-                            Err(CloseReason::TooManyPeers)
-                        } else {
+                let verdict =
+                    self.make_room(now, conn).and_then(|()| match key.and_then(|k| self.torrents.get_mut(k)) {
+                        Some(t) if t.info_hash == theirs.info_hash => {
                             t.on_handshake(&mut cx!(self, now), conn, &theirs)
                         }
-                    }
-                    _ => Err(CloseReason::UnknownInfoHash),
-                };
+                        _ => Err(CloseReason::UnknownInfoHash),
+                    });
                 if verdict.is_ok() && incoming {
                     self.strangers -= 1;
                 }
@@ -298,6 +295,7 @@ impl Session {
             budget = budget.saturating_sub(u64::from(block.len));
             self.up.take(now, u64::from(block.len));
             p.serving.pop_front();
+            self.stats.requests_in -= 1;
             p.outbox.push_block(block);
         }
         None

@@ -29,6 +29,17 @@ impl Timers {
         self.heap.peek().map(|Reverse((at, _))| *at)
     }
 
+    /// How many are armed.
+    pub(super) fn len(&self) -> usize {
+        self.heap.len()
+    }
+
+    /// Forgets those whose owner is gone.
+    pub(super) fn retain(&mut self, keep: impl Fn(&Timer) -> bool) {
+        self.heap.retain(|Reverse((_, timer))| keep(timer));
+        self.heap.shrink_to(2 * self.heap.len());
+    }
+
     /// The next timer that is due.
     pub(super) fn pop(&mut self, now: Instant) -> Option<Timer> {
         if self.next()? > now {

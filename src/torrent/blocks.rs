@@ -274,6 +274,7 @@ impl Torrent {
             (0..self.layout.blocks_in(piece)).map(|block| self.picker.contributor(BlockRef { piece, block })).collect();
         self.picker.on_piece_bad(piece);
         self.mark_pads_of(piece);
+        cx.stats.pieces_failed += 1;
         cx.alerts.push_back(Alert::PieceFailed { torrent: self.key, piece });
         if let [only] = senders[..] {
             self.ban(cx, only);
@@ -305,6 +306,7 @@ impl Torrent {
         }
         let addr = self.swarm.ban(tag);
         log::warn!("peer {addr}: banned for bad data");
+        cx.stats.banned += 1;
         cx.alerts.push_back(Alert::PeerBanned { torrent: self.key, addr });
         if let Some(conn) = self.swarm.conn(tag) {
             self.close(cx, conn, CloseReason::Banned);

@@ -57,9 +57,6 @@ impl Torrent {
             }
             return Err(CloseReason::Ourselves);
         }
-        if incoming && self.peers.len() >= cx.config.max_peers_torrent {
-            return Err(CloseReason::TooManyPeers);
-        }
         self.settle_duplicate(cx, conn, theirs.peer_id, incoming)?;
         // Whoever is turned away must not count as live before it is counted.
         let tag = if incoming { self.swarm.incoming(addr) } else { cx.peer(conn).and_then(|p| p.tag) };
@@ -151,6 +148,8 @@ impl Torrent {
         let Some(Conn::Peer(peer)) = cx.conns.remove(conn) else { return };
         log::debug!("peer {}: closed: {why}", peer.addr);
         let live = peer.is_live();
+        cx.stats.requests_in -= peer.serving.len();
+        cx.stats.breaches += u64::from(matches!(why, CloseReason::Protocol(_)));
         if live {
             self.peers.retain(|c| *c != conn);
             cx.stats.peers -= 1;
@@ -166,7 +165,9 @@ impl Torrent {
                 CloseReason::Ourselves | CloseReason::Banned => self.swarm.bar(tag),
                 _ => {}
             }
-            if live {
+            if matches!(why, CloseReason::Exhausted(_)) {
+                self.swarm.postponed(cx.now, tag, conn);
+            } else if live {
                 self.swarm.detached(cx.now, tag, conn);
             } else {
                 self.swarm.failed(cx.now, tag, conn);

@@ -15,8 +15,8 @@
 //! `resume` is the record for the next run. Nothing here touches a file, a socket or a clock:
 //! it emits [`Action`]s and [`Alert`]s through its [`Cx`].
 
-mod blocks;
 mod announce;
+mod blocks;
 mod check;
 pub mod choker;
 mod exchange;
@@ -314,6 +314,11 @@ impl Torrent {
         }
         let r = BlockRef { piece: block.piece, block: block.begin / crate::id::BLOCK_LEN };
         (r.block < self.layout.blocks_in(r.piece) && self.wire_block(r) == *block).then_some(r)
+    }
+
+    /// Payload that arrived in vain in its life.
+    pub fn wasted(&self) -> u64 {
+        self.wasted
     }
 
     /// It trades with peers.
