@@ -311,6 +311,7 @@ impl Torrent {
             sent.push(tag);
         }
         self.picker.on_piece_bad(piece);
+        cx.stats.pieces_failed += 1;
         cx.alerts.push_back(Alert::PieceFailed { torrent: self.key, piece });
         if let ([only], false) = (&senders[..], strays) {
             self.ban(cx, *only);
@@ -362,6 +363,7 @@ impl Torrent {
     fn ban(&mut self, cx: &mut Cx<'_>, tag: PeerTag) {
         let Some(addr) = self.swarm.ban(tag) else { return };
         log::warn!("peer {addr}: banned for bad data");
+        cx.stats.banned += 1;
         cx.alerts.push_back(Alert::PeerBanned { torrent: self.key, addr });
         // By host: the connection may go by another of its addresses by now.
         let host = addr.ip();
