@@ -19,6 +19,8 @@ pub(super) struct Link {
     pub(super) connected: bool,
     pub(super) readable: bool,
     pub(super) writable: bool,
+    /// The other side will send no more: behind what is there lies the end, and no event tells of it.
+    pub(super) ending: bool,
     /// It is on the ready list.
     pub(super) queued: bool,
 }
@@ -26,7 +28,7 @@ pub(super) struct Link {
 impl Link {
     pub(super) fn accepted(conn: ConnKey, stream: TcpStream) -> Self {
         let _ = stream.set_nodelay(true);
-        Self { conn, stream, connected: true, readable: false, writable: false, queued: false }
+        Self { conn, stream, connected: true, readable: false, writable: false, ending: false, queued: false }
     }
 
     /// Begins to connect, from our own address of that family if there is one.
@@ -46,7 +48,7 @@ impl Link {
         }
         let _ = socket.set_tcp_nodelay(true);
         let stream = TcpStream::from_std(socket.into());
-        Ok(Self { conn, stream, connected: false, readable: false, writable: false, queued: false })
+        Ok(Self { conn, stream, connected: false, readable: false, writable: false, ending: false, queued: false })
     }
 
     /// The connection attempt has an answer: true once it is made.

@@ -358,6 +358,7 @@ impl Loop {
             slot => {
                 let Some(Some(link)) = self.links.get_mut(slot) else { return };
                 link.readable |= event.is_readable() || event.is_read_closed() || event.is_error();
+                link.ending |= event.is_read_closed();
                 link.writable |= event.is_writable() || event.is_write_closed() || event.is_error();
                 let conn = link.conn;
                 self.make_ready(conn);
@@ -397,10 +398,13 @@ impl Loop {
         }
         if link.readable {
             let outcome = pump::recv(&mut self.session, &mut self.disk, link, self.now, conn, &mut self.bufs);
-            match &outcome {
-                Outcome::Blocked => link.readable = false,
-                Outcome::Until(_) => {}
-                _ => {}
+            let again = outcome == Outcome::Blocked && std::mem::take(&mut link.ending);
+            if outcome == Outcome::Blocked {
+                link.readable = again;
+            }
+            if again {
+                // The pump stops at a short read; what it has yet to read is the end.
+                self.make_ready(conn);
             }
             if !self.after(conn, outcome) {
                 return;
