@@ -337,9 +337,7 @@ impl Torrent {
             if self.picker.have().get(piece) {
                 continue;
             }
-            // In and out again: everything that is known of its blocks is forgotten, requests too.
-            self.picker.set_have(piece);
-            self.picker.lose(piece);
+            self.picker.forget(piece);
             for &conn in &self.peers {
                 let Some(peer) = cx.peer(conn) else { continue };
                 if let Some(r) = peer.receiving.as_mut().filter(|r| r.block.piece == piece) {

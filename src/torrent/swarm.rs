@@ -1,7 +1,8 @@
 //! The addresses a torrent knows: where they came from, when to dial them, whom never to dial again.
 //!
 //! Every address has a [`PeerTag`] that outlives its connections, so that blocks can be blamed on
-//! who sent them. A tag whose address was forgotten finds nothing; it is not given to another. Dialling order is by due time; a failed attempt backs off, doubling from
+//! who sent them. A tag whose address was forgotten finds nothing; it is not given to another.
+//! Dialling order is by due time; a failed attempt backs off, doubling from
 //! `BACKOFF` up to `BACKOFF_MAX`; an address the user gave is tried again sooner and never
 //! forgotten. The list is bounded by `limits::SWARM`: a newcomer displaces the address that has
 //! failed most often, or is turned away when none has.

@@ -41,10 +41,14 @@ fn pause_and_resume() {
     rig.bytes(conn, &hello);
     rig.says(conn, &Message::HaveAll);
     rig.says(conn, &Message::Unchoke);
-    let said = rig.said(conn);
-    assert_eq!(requests(&said).len(), 7, "the block that came before the pause is kept");
-    rig.answers(conn, &said);
-    assert!(rig.status(t).is_complete());
+    let mut asked = 0;
+    while !rig.status(t).is_complete() {
+        let said = rig.said(conn);
+        assert!(!requests(&said).is_empty(), "it goes on");
+        asked += requests(&said).len();
+        rig.answers(conn, &said);
+    }
+    assert_eq!(asked, 7, "the block that came before the pause is kept");
     let told = |f: fn(&Alert) -> bool| rig.alerts.iter().filter(|a| f(a)).count();
     assert_eq!(told(|a| matches!(a, Alert::Paused { .. })), 1);
     assert_eq!(told(|a| matches!(a, Alert::Resumed { .. })), 1);

@@ -94,8 +94,10 @@ fn changing_its_address_does_not_save_a_liar() {
     let good = rig.seeder(t, 2);
     rig.gives(good, blk(0, 1));
     assert_eq!(failed(&rig), 1);
-    for i in 0..2 {
-        rig.gives(good, blk(0, i));
+    for _ in 0..40 {
+        let said = rig.said(good);
+        rig.answers(good, &said);
+        rig.pass(secs(1));
     }
     assert_eq!(rig.banned(), [ip(1).ip()]);
     assert_eq!(rig.why_closed(bad), Some(&CloseReason::Banned));
