@@ -183,6 +183,8 @@ pub enum CloseReason {
     Eof,
     /// The socket failed: the system's error text.
     Io(String),
+    /// The system has no more sockets, or no memory for them: not the peer's fault.
+    Exhausted(String),
     /// No answer to the connection attempt in time.
     ConnectTimeout,
     /// No complete handshake in time.
@@ -217,7 +219,7 @@ impl std::fmt::Display for CloseReason {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Eof => f.write_str("closed by the other side"),
-            Self::Io(e) => f.write_str(e),
+            Self::Io(e) | Self::Exhausted(e) => f.write_str(e),
             Self::ConnectTimeout => f.write_str("no answer to the connection attempt"),
             Self::HandshakeTimeout => f.write_str("no complete handshake in time"),
             Self::Idle => f.write_str("silent for too long"),
@@ -562,7 +564,14 @@ pub enum Input {
         /// Why not.
         error: String,
     },
-    /// Files could not be read or written: the torrent stops, and tries again at `retry`.
+    /// What had landed of a piece is gone: it could not be written. Comes before [`Input::DiskFailed`].
+    PieceLost {
+        /// The torrent.
+        torrent: TorrentKey,
+        /// The piece; `None` is every piece that is not verified.
+        piece: Option<PieceIndex>,
+    },
+    /// Files could not be read or written: the torrent stops until it is resumed.
     DiskFailed {
         /// The torrent.
         torrent: TorrentKey,

@@ -24,6 +24,8 @@ use crate::wire::PIECE_HEADER_LEN;
 pub const SHARE: usize = 2 << 20;
 /// Length of the scratch buffer that all connections share.
 const SCRATCH: usize = 128 << 10;
+/// Bytes that one read takes at least.
+const LEAST: usize = 4 << 10;
 /// Bytes that one write offers to a stream.
 const OFFER: usize = 1 << 20;
 
@@ -175,9 +177,13 @@ fn recv_predicted(
             }
         }
     }
-    let asked = plan.total().min(aim.max);
     let mut io = storage.regions(plan);
     io.limit(aim.max);
+    // What the system is asked for, not what was planned: less than this means that there is no more.
+    let asked = io.total();
+    if asked == 0 {
+        return Ok(0);
+    }
     let n = match stream.read_regions(&mut io) {
         Ok(0) => return Err(Outcome::Ended(Some(CloseReason::Eof))),
         Ok(n) => n,
@@ -274,16 +280,18 @@ fn recv_scratch(
     if bufs.scratch.is_empty() {
         bufs.scratch = vec![0; SCRATCH];
     }
-    let n = match stream.read(&mut bufs.scratch) {
+    // Under a limit a read is small, but never so small that messages come by the byte.
+    let room = s.room(now, conn).clamp(LEAST, SCRATCH);
+    let n = match stream.read(&mut bufs.scratch[..room]) {
         Ok(0) => return Err(Outcome::Ended(Some(CloseReason::Eof))),
         Ok(n) => n,
         Err(e) if e.kind() == io::ErrorKind::Interrupted => return Ok(1),
         Err(e) => return Err(ended(&e)),
     };
     feed_all(s, storage, now, conn, &bufs.scratch[..n]);
-    s.pace(conn, SCRATCH, n);
+    s.pace(conn, room, n);
     // A short read means that the stream is empty; the next arrival is an event.
-    if n < SCRATCH { Err(Outcome::Blocked) } else { Ok(n) }
+    if n < room { Err(Outcome::Blocked) } else { Ok(n) }
 }
 
 /// Feeds bytes that are in memory already; payload among them is copied to its place.

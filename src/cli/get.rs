@@ -202,13 +202,14 @@ fn config(opts: &Get) -> LoopConfig {
         session.max_peers = n;
         session.max_peers_torrent = n;
     }
-    LoopConfig {
+    let config = LoopConfig {
         session,
         storage: StorageConfig { backend: opts.storage, lane: opts.lane, ..StorageConfig::default() },
         port: opts.port,
         bind: opts.bind.clone(),
         state_dir: state_dir(),
-    }
+    };
+    config.with_memory(opts.memory.unwrap_or_else(super::memory::budget))
 }
 
 fn code_of(e: &Error) -> u8 {

@@ -37,6 +37,7 @@ mod get;
 mod json;
 mod load;
 mod logging;
+mod memory;
 mod progress;
 mod show;
 mod signals;

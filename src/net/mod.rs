@@ -13,6 +13,7 @@ mod link;
 mod listen;
 pub mod resolve;
 mod state;
+mod udp;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::io;
@@ -35,6 +36,7 @@ use link::Link;
 use listen::Listeners;
 use resolve::{DnsResolver, Resolve};
 use state::StateDir;
+use udp::Datagrams;
 
 /// Tokens of connections are their slots; all others lie at the end of the range.
 const SPECIAL: usize = usize::MAX - 4096;
@@ -42,10 +44,14 @@ const DNS_FIRST: usize = SPECIAL;
 const DNS_COUNT: usize = 2048;
 const LISTEN_FIRST: usize = DNS_FIRST + DNS_COUNT;
 const LISTEN_COUNT: usize = 64;
-const FOREIGN_FIRST: usize = LISTEN_FIRST + LISTEN_COUNT;
+const UDP_FIRST: usize = LISTEN_FIRST + LISTEN_COUNT;
+const UDP_COUNT: usize = 2;
+const FOREIGN_FIRST: usize = UDP_FIRST + UDP_COUNT;
 
 /// Bytes hashed and written in one turn.
 const WORK: usize = 4 << 20;
+/// Datagrams received in one turn.
+const DATAGRAMS: usize = 256;
 /// Descriptors ran out: nothing is accepted for so long.
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 
@@ -85,6 +91,34 @@ impl Default for LoopConfig {
     }
 }
 
+impl LoopConfig {
+    /// Memory that is used when it is there: more makes nothing faster.
+    pub const MEMORY: usize = 32 << 20;
+    /// Less than this is taken as this.
+    pub const MEMORY_LEAST: usize = 1 << 20;
+
+    /// Fits everything that grows with speed, or with the number of peers, into about `bytes`: payload that waits to
+    /// be hashed and written, mapped windows, outstanding requests, connections.
+    ///
+    /// A half and an eighth is for payload; as much as the rest is mapped, and given back under pressure.
+    #[must_use]
+    pub fn with_memory(mut self, bytes: usize) -> Self {
+        let bytes = bytes.clamp(Self::MEMORY_LEAST, Self::MEMORY);
+        let storage = StorageConfig::default();
+        self.storage.gather_limit = (bytes / 8 * 5).min(storage.gather_limit);
+        self.storage.map_limit = (bytes / 2).min(storage.map_limit);
+        self.storage.window = (self.storage.map_limit / 8).next_power_of_two().clamp(64 << 10, storage.window);
+        if bytes < Self::MEMORY / 2 {
+            // A peer costs about a kilobyte, and 24 bytes for each request.
+            let peers = bytes / (32 << 10);
+            self.session.max_peers = self.session.max_peers.min(peers);
+            self.session.max_peers_torrent = self.session.max_peers_torrent.min(peers);
+            self.session.requests_out = self.session.requests_out.min(bytes / (8 << 10));
+        }
+        self
+    }
+}
+
 /// What is left after a turn.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Turn {
@@ -108,6 +142,7 @@ pub struct Loop {
     held: (Vec<ConnKey>, Option<Instant>),
     listeners: Listeners,
     accept_again: Option<Instant>,
+    udp: Datagrams,
     bind: Vec<IpAddr>,
     resolver: DnsResolver,
     state: Option<StateDir>,
@@ -126,6 +161,8 @@ impl Loop {
         let poll = Poll::new()?;
         let mut listeners = Listeners::open(config.port, &config.bind)?;
         listeners.register(poll.registry(), LISTEN_FIRST)?;
+        let mut udp = Datagrams::open(listeners.port(), &config.bind);
+        udp.register(poll.registry(), UDP_FIRST)?;
         let mut session = Session::new(config.session, seed);
         session.set_port(listeners.port());
         let word = u64::from_le_bytes(seed[..8].try_into().expect("eight bytes"));
@@ -143,6 +180,7 @@ impl Loop {
             held: (Vec::new(), None),
             listeners,
             accept_again: None,
+            udp,
             bind: config.bind,
             resolver,
             state,
@@ -235,7 +273,7 @@ impl Loop {
 
     /// How long the next turn may wait; `None` is for ever.
     pub fn timeout(&self) -> Option<Duration> {
-        if !self.ready.is_empty() || self.disk_more {
+        if !self.ready.is_empty() || self.disk_more || self.udp.is_ready() {
             return Some(Duration::ZERO);
         }
         let at = earlier(self.session.poll_timeout(), self.resolver.deadline());
@@ -270,6 +308,10 @@ impl Loop {
             self.accept_all();
         }
         self.resolved();
+        for _ in 0..DATAGRAMS {
+            let Some((from, data)) = self.udp.recv() else { break };
+            self.session.handle_datagram(self.now, from, data);
+        }
         if self.session.poll_timeout().is_some_and(|at| at <= self.now) {
             self.session.handle(self.now, Input::Tick);
         }
@@ -280,13 +322,14 @@ impl Loop {
         }
         self.disk_more = self.disk.work(WORK);
         self.disk_done();
-        let more = !self.ready.is_empty() || self.disk_more;
+        let more = !self.ready.is_empty() || self.disk_more || self.udp.is_ready();
         Ok(if more { Turn::More } else { Turn::Idle })
     }
 
     fn on_event(&mut self, event: &Event) {
         match event.token().0 {
             token if token >= FOREIGN_FIRST => self.foreign.push_back(event.token()),
+            token if token >= UDP_FIRST => self.udp.on_ready(token - UDP_FIRST),
             token if token >= LISTEN_FIRST => self.accept_all(),
             token if token >= DNS_FIRST => self.resolver.on_ready(self.now, event.token()),
             slot => {
@@ -403,9 +446,7 @@ impl Loop {
                     }
                 }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
-                Err(e)
-                    if matches!(e.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)) =>
-                {
+                Err(e) if is_exhausted(&e) => {
                     log::warn!("cannot accept connections for now: {e}");
                     self.accept_again = Some(self.now + ACCEPT_PAUSE);
                     break;
@@ -430,7 +471,8 @@ impl Loop {
     fn connect(&mut self, conn: ConnKey, addr: std::net::SocketAddr) {
         let done = Link::dial(conn, addr, &self.bind).and_then(|link| self.attach(link));
         if let Err(e) = done {
-            self.session.handle(self.now, Input::Closed { conn, why: CloseReason::Io(e.to_string()) });
+            let why = if is_exhausted(&e) { CloseReason::Exhausted } else { CloseReason::Io };
+            self.session.handle(self.now, Input::Closed { conn, why: why(e.to_string()) });
         }
     }
 
@@ -445,6 +487,17 @@ impl Loop {
 
     /// Does what the session asks for, and what follows from that.
     fn carry_out(&mut self) {
+        loop {
+            self.carry_out_actions();
+            let mut data = Vec::new();
+            let Some(to) = self.session.poll_datagram(&mut data) else { break };
+            if let Err(e) = self.udp.send(to, &data) {
+                self.session.handle(self.now, Input::Unsent { to, error: e.to_string() });
+            }
+        }
+    }
+
+    fn carry_out_actions(&mut self) {
         while let Some(action) = self.session.poll_action() {
             match action {
                 Action::Connect { conn, addr } => self.connect(conn, addr),
@@ -536,8 +589,9 @@ impl Loop {
             return;
         }
         if let Err(e) = self.disk.flush(torrent) {
-            // Blocks that had come are lost: a record would claim them, and the session still does.
-            return pump::disk_failed(&mut self.session, self.now, torrent, &e);
+            // Which blocks it dropped is not told; the record must not name any of them.
+            self.session.handle(self.now, Input::PieceLost { torrent, piece: None });
+            pump::disk_failed(&mut self.session, self.now, torrent, &e);
         }
         let files = self.session.metainfo(torrent).map_or(0, |m| m.files.len());
         let stamps = self.stamps(torrent, files);
@@ -564,11 +618,21 @@ impl Loop {
                 Done::Hashed { torrent, piece, ok, blocks } => {
                     self.session.handle(self.now, Input::Hashed { torrent, piece, ok, blocks });
                 }
-                Done::Failed { torrent, error, .. } => pump::disk_failed(&mut self.session, self.now, torrent, &error),
+                Done::Failed { torrent, piece, error } => {
+                    if piece.is_some() {
+                        self.session.handle(self.now, Input::PieceLost { torrent, piece });
+                    }
+                    pump::disk_failed(&mut self.session, self.now, torrent, &error);
+                }
             }
             self.carry_out();
         }
     }
+}
+
+/// The system has no more descriptors, or no memory for a socket.
+fn is_exhausted(e: &io::Error) -> bool {
+    matches!(e.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
 }
 
 impl AsRawFd for Loop {

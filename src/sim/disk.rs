@@ -258,7 +258,9 @@ impl SimDisk {
                     blk.odd = mix(blk.odd ^ mix((at as u64 + k as u64) << 16 | u64::from(*a) << 8 | u64::from(*b)));
                 }
                 if self.honest {
-                    self.violation(format!("piece {piece}: bytes from {begin} on differ, and an honest peer sent them"));
+                    self.violation(format!(
+                        "piece {piece}: bytes from {begin} on differ, and an honest peer sent them"
+                    ));
                 }
             }
             (blk.upto, blk.epoch) = (at + n as u32, self.epoch);
@@ -371,7 +373,14 @@ impl Storage for SimDisk {
         Ok(())
     }
 
-    fn place(&mut self, _t: TorrentKey, block: Block, at: u32, max: u32, out: &mut PlaceList) -> Result<u32, DiskError> {
+    fn place(
+        &mut self,
+        _t: TorrentKey,
+        block: Block,
+        at: u32,
+        max: u32,
+        out: &mut PlaceList,
+    ) -> Result<u32, DiskError> {
         if std::mem::take(&mut self.sealed) {
             self.planned.clear();
             self.used = 0;
@@ -420,7 +429,8 @@ impl Storage for SimDisk {
     fn landed(&mut self, _t: TorrentKey, piece: PieceIndex, begin: u32, len: u32) {
         let from = self.planned.iter().find(|p| p.piece == piece && p.begin == begin && len <= p.len);
         let Some(from) = from.map(|p| p.at) else {
-            return self.violation(format!("{len} bytes landed at {begin} of piece {piece}, where no place was asked for"));
+            return self
+                .violation(format!("{len} bytes landed at {begin} of piece {piece}, where no place was asked for"));
         };
         let landing = std::mem::take(&mut self.landing);
         self.land(piece, begin, &landing[0][from..from + len as usize]);

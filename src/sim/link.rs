@@ -259,10 +259,7 @@ impl Net {
         // Some round trips' worth, within what systems allow.
         let cap = (rate.saturating_mul(latency.as_micros() as u64 * 2 + 100_000) / 1_000_000).clamp(8 << 10, 256 << 10);
         let host = target.unwrap_or(u32::MAX);
-        let ends = [
-            End { host: from, addr: own, conn, open: true },
-            End { host, addr: to, conn: None, open: false },
-        ];
+        let ends = [End { host: from, addr: own, conn, open: true }, End { host, addr: to, conn: None, open: false }];
         let fresh = |generation| Wire {
             generation,
             used: true,
@@ -375,9 +372,11 @@ impl Net {
 
     /// Connections that are open on both sides, in slot order.
     pub(super) fn open_wires(&self) -> impl Iterator<Item = (WireKey, [u32; 2])> + '_ {
-        self.wires.iter().enumerate().filter(|(_, w)| w.used && w.ends[0].open && w.ends[1].open).map(|(i, w)| {
-            (WireKey { index: i as u32, generation: w.generation }, [w.ends[0].host, w.ends[1].host])
-        })
+        self.wires
+            .iter()
+            .enumerate()
+            .filter(|(_, w)| w.used && w.ends[0].open && w.ends[1].open)
+            .map(|(i, w)| (WireKey { index: i as u32, generation: w.generation }, [w.ends[0].host, w.ends[1].host]))
     }
 
     // ---------------------------------------------------------------- on the way

@@ -31,15 +31,7 @@ impl Pcap {
     }
 
     /// `data` was written from one address to another; `seq` and `ack` bytes went before, each way.
-    pub(super) fn segment(
-        &mut self,
-        now: Instant,
-        from: SocketAddr,
-        to: SocketAddr,
-        seq: u64,
-        ack: u64,
-        data: &[u8],
-    ) {
+    pub(super) fn segment(&mut self, now: Instant, from: SocketAddr, to: SocketAddr, seq: u64, ack: u64, data: &[u8]) {
         let (IpAddr::V4(src), IpAddr::V4(dst)) = (from.ip(), to.ip()) else { return };
         for (i, part) in data.chunks(MAX).enumerate() {
             let len = 40 + part.len();

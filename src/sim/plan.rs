@@ -115,14 +115,8 @@ impl Plan {
     /// The run of this seed.
     pub(super) fn draw(seed: u64, nodes: u32) -> Self {
         let rng = &mut seeded(super::content::mix(seed ^ 0xD1CE));
-        let all = [
-            Style::FlashCrowd,
-            Style::OneSeed,
-            Style::Churn,
-            Style::ManySlow,
-            Style::FreeRiders,
-            Style::SuperSeed,
-        ];
+        let all =
+            [Style::FlashCrowd, Style::OneSeed, Style::Churn, Style::ManySlow, Style::FreeRiders, Style::SuperSeed];
         let style = all[rng.usize(..all.len())];
         let piece_len = 16 << 10 << rng.u32(0..3);
         let tiny = chance(rng, 100);

@@ -92,16 +92,7 @@ impl Script {
     }
 
     fn talk(wire: WireKey, side: u8, open: bool) -> Talk {
-        Talk {
-            wire,
-            side,
-            open,
-            greeted: false,
-            heard: false,
-            fast: false,
-            input: Vec::new(),
-            output: Vec::new(),
-        }
+        Talk { wire, side, open, greeted: false, heard: false, fast: false, input: Vec::new(), output: Vec::new() }
     }
 
     /// Someone dialled it.

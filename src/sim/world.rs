@@ -265,8 +265,10 @@ impl World {
         if let Some(at) = self.frozen(&event) {
             return self.net.at(at, event);
         }
-        if let Event::Syn(w) | Event::Answer { wire: w, .. } | Event::Arrive { wire: w, .. } | Event::End { wire: w, .. } =
-            event
+        if let Event::Syn(w)
+        | Event::Answer { wire: w, .. }
+        | Event::Arrive { wire: w, .. }
+        | Event::End { wire: w, .. } = event
         {
             if let Some(at) = self.net.blocked(w) {
                 return self.net.at(at, event);
@@ -477,11 +479,7 @@ impl World {
         }
     }
 
-    fn command(
-        &mut self,
-        n: u32,
-        f: impl FnOnce(&mut crate::session::Session, Instant, crate::id::TorrentKey),
-    ) {
+    fn command(&mut self, n: u32, f: impl FnOnce(&mut crate::session::Session, Instant, crate::id::TorrentKey)) {
         let node = &mut self.nodes[n as usize];
         let (true, Some(key)) = (node.alive, node.key) else { return };
         node.command(&mut self.net, |s, now| f(s, now, key));

@@ -359,7 +359,9 @@ mod tests {
         }
         let mut t = scrape("http://127.0.0.1/announce").unwrap();
         assert_eq!(t.may_connect("127.0.0.1".parse().unwrap()), Ok(()));
-        t.feed(b"HTTP/1.1 200 OK\r\n\r\nd5:filesd20:AAAAAAAAAAAAAAAAAAAAd8:completei1e10:downloadedi2e10:incompletei3eeee");
+        t.feed(
+            b"HTTP/1.1 200 OK\r\n\r\nd5:filesd20:AAAAAAAAAAAAAAAAAAAAd8:completei1e10:downloadedi2e10:incompletei3eeee",
+        );
         let Progress::Done(Ok(reply)) = t.eof() else { panic!() };
         assert_eq!((reply.seeders, reply.downloaded, reply.leechers), (Some(1), Some(2), Some(3)));
     }

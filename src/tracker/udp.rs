@@ -317,12 +317,7 @@ fn scraped(data: &[u8]) -> Result<Reply, TrackerError> {
     if data.len() < 20 {
         return Err(short(data, 20));
     }
-    Ok(Reply {
-        seeders: count(data, 8),
-        downloaded: count(data, 12),
-        leechers: count(data, 16),
-        ..Reply::default()
-    })
+    Ok(Reply { seeders: count(data, 8), downloaded: count(data, 12), leechers: count(data, 16), ..Reply::default() })
 }
 
 fn short(data: &[u8], wanted: usize) -> TrackerError {

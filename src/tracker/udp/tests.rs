@@ -245,10 +245,7 @@ fn where_it_may_not_go() {
         assert_eq!(t.may_connect(ip.parse().unwrap()).is_ok(), fine, "{ip}");
     }
     let http = Url::parse("http://t/").unwrap();
-    assert_eq!(
-        UdpTransaction::new(http, announce(Event::None)).unwrap_err(),
-        TrackerError::Unsupported(Scheme::Http)
-    );
+    assert_eq!(UdpTransaction::new(http, announce(Event::None)).unwrap_err(), TrackerError::Unsupported(Scheme::Http));
 }
 
 #[test]
