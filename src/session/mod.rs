@@ -21,6 +21,8 @@
 mod data;
 mod external;
 mod invariants;
+#[cfg(test)]
+mod tests;
 mod timers;
 mod trackers;
 mod turns;

@@ -54,7 +54,10 @@ impl Torrent {
         }
         let (now, speed) = (cx.now, self.speed(cx, conn));
         let Some(peer) = cx.conns.get_mut(conn).and_then(Conn::peer_mut) else { return };
-        let (target, asked) = (peer.target(), peer.asked.len());
+        let (mut target, asked) = (peer.target(), peer.asked.len());
+        if asked < target {
+            target = target.min(fair(&self.picker, peer.received.get(now), self.rate_down.get(now)));
+        }
         // Ask in batches: one write then carries many requests.
         if !peer.may_ask() || peer.hold_until > now || asked + (target / 8).max(1) > target {
             return;
@@ -407,4 +410,18 @@ impl Torrent {
     pub(crate) fn on_received(&mut self, now: Instant, payload: u64) {
         self.rate_down.add(now, payload);
     }
+}
+
+/// How many requests a peer may have out so that all peers end together: its share, by its rate, of the blocks that
+/// are left. Only near the end is that less than it would have anyway; without it, the last seconds belong to
+/// whoever asked for more than it could send.
+fn fair(picker: &Picker, rate: u64, all: u64) -> usize {
+    const LEAST: u64 = 4;
+    /// Pieces left from which on this counts at all: more than anybody has requests out.
+    const FAR: u32 = 4096;
+    if all == 0 || picker.wanted_left() > FAR {
+        return usize::MAX;
+    }
+    let share = u64::from(picker.blocks_left()).saturating_mul(rate) / all;
+    usize::try_from(share + share / 8 + LEAST).unwrap_or(usize::MAX)
 }
