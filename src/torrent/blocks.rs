@@ -301,8 +301,8 @@ impl Torrent {
     }
 
     fn ban(&mut self, cx: &mut Cx<'_>, tag: PeerTag) {
-        if self.swarm.addr(tag).is_none() {
-            return;
+        if self.swarm.is_barred(tag) {
+            return; // unknown, or convicted already
         }
         let addr = self.swarm.ban(tag);
         log::warn!("peer {addr}: banned for bad data");

@@ -250,6 +250,11 @@ impl Swarm {
         self.known[tag.idx()].barred = true;
     }
 
+    /// It is never dialled again.
+    pub fn is_barred(&self, tag: PeerTag) -> bool {
+        self.known.get(tag.idx()).is_none_or(|k| k.barred)
+    }
+
     /// Never have to do with this host again. Returns its address.
     pub fn ban(&mut self, tag: PeerTag) -> SocketAddr {
         self.bar(tag);
