@@ -54,7 +54,10 @@ impl Torrent {
         }
         let (now, speed) = (cx.now, self.speed(cx, conn));
         let Some(peer) = cx.conns.get_mut(conn).and_then(Conn::peer_mut) else { return };
-        let (target, asked) = (peer.target(), peer.asked.len());
+        let (mut target, asked) = (peer.target(), peer.asked.len());
+        if asked < target {
+            target = target.min(fair(&self.picker, peer.received.get(now), self.rate_down.get(now)));
+        }
         // Ask in batches: one write then carries many requests.
         if !peer.may_ask() || peer.hold_until > now || asked + (target / 8).max(1) > target {
             return;
@@ -308,6 +311,7 @@ impl Torrent {
             sent.push(tag);
         }
         self.picker.on_piece_bad(piece);
+        cx.stats.pieces_failed += 1;
         cx.alerts.push_back(Alert::PieceFailed { torrent: self.key, piece });
         if let ([only], false) = (&senders[..], strays) {
             self.ban(cx, *only);
@@ -361,6 +365,7 @@ impl Torrent {
     fn ban(&mut self, cx: &mut Cx<'_>, tag: PeerTag) {
         let Some(addr) = self.swarm.ban(tag) else { return };
         log::warn!("peer {addr}: banned for bad data");
+        cx.stats.banned += 1;
         cx.alerts.push_back(Alert::PeerBanned { torrent: self.key, addr });
         // By host: the connection may go by another of its addresses by now.
         let host = addr.ip();
@@ -407,4 +412,18 @@ impl Torrent {
     pub(crate) fn on_received(&mut self, now: Instant, payload: u64) {
         self.rate_down.add(now, payload);
     }
+}
+
+/// How many requests a peer may have out so that all peers end together: its share, by its rate, of the blocks that
+/// are left. Only near the end is that less than it would have anyway; without it, the last seconds belong to
+/// whoever asked for more than it could send.
+fn fair(picker: &Picker, rate: u64, all: u64) -> usize {
+    const LEAST: u64 = 4;
+    /// Pieces left from which on this counts at all: more than anybody has requests out.
+    const FAR: u32 = 4096;
+    if all == 0 || picker.wanted_left() > FAR {
+        return usize::MAX;
+    }
+    let share = u64::from(picker.blocks_left()).saturating_mul(rate) / all;
+    usize::try_from(share + share / 8 + LEAST).unwrap_or(usize::MAX)
 }

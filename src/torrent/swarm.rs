@@ -23,6 +23,8 @@ const BACKOFF_USER: Duration = Duration::from_secs(2);
 const BACKOFF_MAX: Duration = Duration::from_secs(600);
 /// An address that failed this often in a row is forgotten.
 const FAILS_MAX: u32 = 6;
+/// Wait before an attempt for which there was no socket.
+const POSTPONE: Duration = Duration::from_secs(5);
 /// Wait before dialling a peer again that has closed a working connection.
 const RECONNECT: Duration = Duration::from_secs(20);
 
@@ -255,6 +257,13 @@ impl Swarm {
         }
     }
 
+    /// There was no socket for `conn`, which says nothing about the address.
+    pub fn postponed(&mut self, now: Instant, tag: PeerTag, conn: ConnKey) {
+        if self.release(tag, conn) {
+            self.schedule(tag, now + POSTPONE);
+        }
+    }
+
     /// Its connection `conn` never worked.
     pub fn failed(&mut self, now: Instant, tag: PeerTag, conn: ConnKey) {
         if !self.release(tag, conn) {
@@ -369,6 +378,21 @@ mod tests {
         s.attach(tag, C);
         s.failed(now, tag, C);
         assert!(s.is_empty());
+    }
+
+    #[test]
+    fn a_lack_of_sockets_is_not_held_against_an_address() {
+        let mut s = Swarm::default();
+        s.add(at(0), addr(1), Source::Tracker);
+        let mut now = at(0);
+        for _ in 0..2 * FAILS_MAX {
+            let (tag, _) = s.next(now, false).expect("due");
+            s.attach(tag, C);
+            s.postponed(now, tag, C);
+            assert_eq!(s.next_due(), Some(now + POSTPONE));
+            now += POSTPONE;
+        }
+        assert_eq!(s.worth_keeping(9).count(), 1);
     }
 
     #[test]

@@ -448,6 +448,13 @@ impl Picker {
         self.wanted_left
     }
 
+    /// Blocks that are still to be received, counted down from what is wanted: exact but for a shorter last piece,
+    /// and pieces begun that are not wanted any more. Looks at every piece begun.
+    pub fn blocks_left(&self) -> u32 {
+        let received: u32 = self.parts.iter().map(|(_, part)| part.received).sum();
+        self.wanted_left.saturating_mul(self.blocks_per_piece).saturating_sub(received)
+    }
+
     /// Whether every wanted piece is here.
     pub fn is_complete(&self) -> bool {
         self.wanted_left == 0
