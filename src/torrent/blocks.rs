@@ -361,6 +361,10 @@ impl Torrent {
     }
 
     fn ban(&mut self, cx: &mut Cx<'_>, tag: PeerTag) {
+        // Told once a host; unknown is a tag that is forgotten.
+        if self.swarm.addr(tag).is_none_or(|addr| self.swarm.is_banned(&addr)) {
+            return;
+        }
         let Some(addr) = self.swarm.ban(tag) else { return };
         log::warn!("peer {addr}: banned for bad data");
         cx.stats.banned += 1;
