@@ -429,6 +429,10 @@ impl Session {
             Some(Conn::Peer(p)) if p.timer != at => {}
             Some(Conn::Peer(p)) => {
                 p.timer = Instant::FAR;
+                if self.down_turns.waits(conn) {
+                    // It has something for us, which our own limit keeps us from reading.
+                    (p.last_in, p.last_block) = (now, now);
+                }
                 let due = p.deadline(&self.config) <= now;
                 let why = match p.phase {
                     Phase::Connecting if due => Some(CloseReason::ConnectTimeout),

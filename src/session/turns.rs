@@ -51,6 +51,11 @@ impl Turns {
         self.line.retain(|w| w.0 != conn);
     }
 
+    /// It waits for its turn.
+    pub(super) fn waits(&self, conn: ConnKey) -> bool {
+        self.line.iter().any(|w| w.0 == conn)
+    }
+
     /// How many wait besides this one.
     pub(super) fn others(&self, conn: ConnKey) -> usize {
         self.line.iter().filter(|w| w.0 != conn).count()

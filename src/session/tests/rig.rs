@@ -169,7 +169,9 @@ pub(super) struct Rig {
     pub(super) wanted: Vec<bool>,
     /// Ticks so far.
     pub(super) ticks: usize,
+    /// Streams that a limit keeps from being read, and those it keeps from being written.
     held: BTreeMap<ConnKey, Instant>,
+    held_up: BTreeMap<ConnKey, Instant>,
     open: BTreeSet<TorrentKey>,
     bufs: Buffers,
 }
@@ -224,6 +226,7 @@ impl Rig {
             wanted: Vec::new(),
             ticks: 0,
             held: BTreeMap::new(),
+            held_up: BTreeMap::new(),
             open: BTreeSet::new(),
             bufs: Buffers::default(),
         }
@@ -485,7 +488,7 @@ impl Rig {
         }
         let outcome = pump::send(&mut self.s, &mut self.disk, w, self.now, conn, &mut self.bufs);
         if let Outcome::Until(at) = outcome {
-            self.held.insert(conn, at);
+            self.held_up.insert(conn, at);
         }
         if outcome == Outcome::More {
             self.send(conn);
@@ -499,12 +502,10 @@ impl Rig {
                 Action::Close { conn, why } => {
                     self.wires.remove(&conn);
                     self.held.remove(&conn);
+                    self.held_up.remove(&conn);
                     self.closed.push((conn, why));
                 }
-                Action::Wake { conn } => {
-                    self.held.remove(&conn);
-                    self.send(conn);
-                }
+                Action::Wake { conn } => self.send(conn),
                 Action::Resolve { id, host } => self.lookups.push((id, host)),
                 Action::Open { torrent, layout, dir, wanted } => {
                     self.wanted = wanted;
@@ -574,7 +575,7 @@ impl Rig {
         let end = self.now + d;
         let mut idle = 0;
         loop {
-            let held = self.held.values().min().copied();
+            let held = self.held.values().chain(self.held_up.values()).min().copied();
             let Some(next) = crate::time::earlier(self.s.poll_timeout(), held).filter(|at| *at <= end) else { break };
             idle = if next > self.now { 0 } else { idle + 1 };
             assert!(idle < 1000, "timers fire without end at {:?}", self.now);
@@ -587,6 +588,10 @@ impl Rig {
             for conn in free {
                 self.held.remove(&conn);
                 self.pump(conn);
+            }
+            let free: Vec<_> = self.held_up.iter().filter(|(_, at)| **at <= self.now).map(|(c, _)| *c).collect();
+            for conn in free {
+                self.held_up.remove(&conn);
                 self.send(conn);
             }
             self.drive();
