@@ -167,9 +167,8 @@ impl World {
         for (n, node) in self.nodes.iter().enumerate().filter(|(n, _)| !self.complete[*n]) {
             let status = node.key.and_then(|k| node.session.status(now, k));
             let lack = node.key.and_then(|k| node.session.have(k)).and_then(|h| h.iter_clear().next());
-            let told = status.map(|s| {
-                format!("{:?} {} of {}, {} peers, lacks piece {lack:?}", s.state, s.have, s.size, s.peers)
-            });
+            let told = status
+                .map(|s| format!("{:?} {} of {}, {} peers, lacks piece {lack:?}", s.state, s.have, s.size, s.peers));
             self.net.trace.say(now, || format!("n{n} is {:#?}", node.session));
             all += &format!(" n{n} ({})", told.unwrap_or_else(|| "off".to_owned()));
         }
