@@ -414,8 +414,12 @@ impl Net {
     }
 
     fn send_segments(&mut self, key: WireKey, side: usize, mut left: usize) {
+        // About an eighth of a second of the slower line, so that slow is not bursty.
+        let ends = self.wires[key.index as usize].ends;
+        let rate = self.lines[ends[side].host as usize].up.min(self.lines[ends[1 - side].host as usize].down);
+        let segment = ((rate / 8) as usize).clamp(1460, SEGMENT);
         while left > 0 {
-            let n = left.min(SEGMENT);
+            let n = left.min(segment);
             left -= n;
             let lost = self.rng.u32(..1000) < self.weather.loss;
             let jitter = self.weather.jitter.as_micros() as u64;

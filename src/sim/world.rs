@@ -137,6 +137,7 @@ impl World {
         let nodes = self.plan.nodes.len() as u32;
         let scripts = nodes..nodes + self.plan.scripts.len() as u32;
         let node = &mut self.nodes[n as usize];
+        self.net.trace.say(self.net.now, || format!("n{n}"));
         std::mem::swap(&mut node.disk.landing, &mut self.landing);
         let calm = node.turn(&mut self.net, &mut self.bufs, &|host| !scripts.contains(&host));
         std::mem::swap(&mut node.disk.landing, &mut self.landing);
@@ -168,6 +169,7 @@ impl World {
             let lack = node.key.and_then(|k| node.session.have(k)).and_then(|h| h.iter_clear().next());
             let told = status
                 .map(|s| format!("{:?} {} of {}, {} peers, lacks piece {lack:?}", s.state, s.have, s.size, s.peers));
+            self.net.trace.say(now, || format!("n{n} is {:#?}", node.session));
             all += &format!(" n{n} ({})", told.unwrap_or_else(|| "off".to_owned()));
         }
         self.violation(format!("not complete by the deadline:{all}"));

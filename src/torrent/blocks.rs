@@ -17,7 +17,7 @@ use crate::id::BLOCK_LEN;
 use crate::peer::{Asked, Receiving};
 use crate::wire::Message;
 
-/// A block whose sender has been at it for so long may be taken over by another.
+/// A block whose sender has sent nothing of it for so long may be taken over by another.
 const STALLED: Duration = Duration::from_secs(2);
 /// Pause before asking a peer again that has refused a request.
 const HOLD: Duration = Duration::from_secs(1);
@@ -169,11 +169,14 @@ impl Torrent {
     fn take_over(&mut self, cx: &mut Cx<'_>, r: BlockRef, conn: ConnKey) -> bool {
         let Some(holder) = self.picker.lease_of(r) else { return false };
         let now = cx.now;
-        if let Some(receiving) = cx.peer(holder).and_then(|p| p.receiving.as_mut()) {
-            if now - receiving.since < STALLED {
-                return false;
+        if let Some(peer) = cx.peer(holder) {
+            if let Some(receiving) = peer.receiving.as_mut() {
+                // Slow is not stalled: two slow peers would take the block from each other for ever.
+                if now - receiving.since.max(peer.last_block) < STALLED {
+                    return false;
+                }
+                receiving.dropped = true;
             }
-            receiving.dropped = true;
         }
         self.picker.unlease(r, holder);
         self.picker.lease(r, conn)

@@ -52,7 +52,7 @@ fn one(seed: u64, options: &Options, trace: bool, pcap: Option<&str>) -> bool {
     let mut options = *options;
     if trace {
         let _ = log::set_logger(&Log);
-        log::set_max_level(log::LevelFilter::Debug);
+        log::set_max_level(log::LevelFilter::Trace);
         options.lines = Some(|line| println!("{line}"));
     }
     options.pcap = pcap.is_some();
