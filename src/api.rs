@@ -173,6 +173,23 @@ pub struct Stats {
     pub half_open: usize,
     /// Torrents.
     pub torrents: usize,
+    /// Requests of peers that wait to be served.
+    pub requests_in: usize,
+    /// Requests refused because [`limits::REQUESTS_IN_TOTAL`](crate::config::limits::REQUESTS_IN_TOTAL)
+    /// waited already.
+    pub requests_over: u64,
+    /// Payload that arrived in vain, in the lives of the torrents that are here.
+    pub wasted: u64,
+    /// Pieces that failed their hash.
+    pub pieces_failed: u64,
+    /// Peers banned for bad data.
+    pub banned: u64,
+    /// Connections turned away, or closed before they said anything, for want of room.
+    pub turned_away: u64,
+    /// Idle or crowded peers closed to make room.
+    pub evicted: u64,
+    /// Peers closed because they broke the protocol.
+    pub breaches: u64,
 }
 
 /// Why a connection ended.

@@ -12,6 +12,9 @@ pub struct Config {
     pub max_peers: usize,
     /// Connected peers of one torrent.
     pub max_peers_torrent: usize,
+    /// Connections that have dialled us and not finished their handshake. When one more comes the
+    /// oldest goes, so that they never keep anybody out.
+    pub max_strangers: usize,
     /// Connection attempts under way at once.
     pub half_open: usize,
     /// Peers of a torrent that are unchoked at once, the optimistic one included.
@@ -39,6 +42,7 @@ impl Default for Config {
         Self {
             max_peers: 200,
             max_peers_torrent: 100,
+            max_strangers: 64,
             half_open: limits::HALF_OPEN,
             unchoke_slots: 8,
             up_limit: None,
@@ -110,6 +114,14 @@ pub mod limits {
     pub const KEEP_ALIVE: Duration = Duration::from_secs(90);
     /// A peer in which neither side has been interested for this long is closed when room is wanted.
     pub const USELESS_TIMEOUT: Duration = Duration::from_secs(600);
+
+    /// Connected peers that dialled us from one IPv4 address, or one /64 of IPv6 addresses.
+    pub const PEERS_PER_ADDRESS: usize = 16;
+    /// A peer without payload either way for this long gives way when room is wanted.
+    pub const EVICT_IDLE: Duration = Duration::from_secs(30);
+    /// Descriptors that are never used for peers: files, listeners, trackers, name servers and
+    /// whatever the program has open besides.
+    pub const FD_RESERVE: usize = 16;
 
     /// Largest tracker reply body.
     pub const TRACKER_BODY: usize = 1 << 20;

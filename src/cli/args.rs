@@ -429,6 +429,14 @@ fn looks_like_torrent(operand: &OsStr) -> bool {
     ends || !matches!(source(operand), Source::File(_))
 }
 
+/// Whether an operand looks like a magnet link or a bare info hash, hexadecimal or base32.
+pub(super) fn is_link(text: &str) -> bool {
+    let magnet = text.get(..7).is_some_and(|p| p.eq_ignore_ascii_case("magnet:"));
+    let hex = text.len() == 40 && text.bytes().all(|b| b.is_ascii_hexdigit());
+    let base32 = text.len() == 32 && text.bytes().all(|b| b.is_ascii_alphabetic() || matches!(b, b'2'..=b'7'));
+    magnet || hex || base32
+}
+
 fn source(operand: &OsStr) -> Source {
     let Some(text) = operand.to_str() else { return Source::File(operand.into()) };
     let lower = text.to_ascii_lowercase();

@@ -43,7 +43,7 @@ mod show;
 mod signals;
 mod term;
 
-pub use show::{ShowError, show};
+pub use show::{ShowError, show, show_magnet};
 
 /// Exit codes. They keep aria2's numbers where the meaning is the same.
 pub mod exit {
@@ -146,6 +146,12 @@ fn results(text: &str) -> Result<(), Failure> {
 }
 
 fn run_show(file: &Path, json: bool) -> Result<(), Failure> {
+    // A file of that name goes first.
+    if let Some(link) = file.to_str().filter(|text| args::is_link(text) && !file.exists()) {
+        let mut text = Vec::new();
+        show_magnet(link, json, &mut text).map_err(|e| load::show_failure(&e))?;
+        return results(&String::from_utf8_lossy(&text));
+    }
     let file = if file == Path::new("-") { Path::new("/dev/stdin") } else { file };
     // The text is small (a torrent file has a limit), and nothing may appear before an error.
     let mut text = Vec::new();

@@ -1,10 +1,12 @@
-//! `btmio show FILE [--json]`: what a torrent file says, without doing anything about it.
+//! `btmio show FILE|MAGNET [--json]`: what a torrent file or a magnet link says, without doing anything
+//! about it.
 //!
 //! As text, for people: aligned, and with every control character escaped, because names and
 //! comments are a stranger's bytes on the reader's terminal. As JSON, for programs: one object.
 //! Version 2 torrents are shown too, although they cannot be downloaded.
 
 use crate::config::limits;
+use crate::metainfo::magnet::{Magnet, MagnetError};
 use crate::metainfo::{Metainfo, MetainfoError};
 use serde_json::{Value, json};
 use std::fmt;
@@ -28,18 +30,20 @@ pub enum ShowError {
         /// Why.
         error: MetainfoError,
     },
+    /// The magnet link is none.
+    Magnet(MagnetError),
     /// The output cannot be written.
     Write(io::Error),
 }
 
 impl ShowError {
     /// The exit code of the program: 17 for a file that cannot be read, 25 for what is not
-    /// bencode, 26 for bencode that is no torrent, else 1.
+    /// bencode, 26 for bencode that is no torrent and for a bad magnet link, else 1.
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Read { .. } => 17,
             Self::Torrent { error, .. } if error.is_bencode() => 25,
-            Self::Torrent { .. } => 26,
+            Self::Torrent { .. } | Self::Magnet(_) => 26,
             Self::Write(_) => 1,
         }
     }
@@ -50,6 +54,7 @@ impl fmt::Display for ShowError {
         match self {
             Self::Read { path, error } => write!(f, "{}: {error}", escape(&path.to_string_lossy())),
             Self::Torrent { path, error } => write!(f, "{}: {error}", escape(&path.to_string_lossy())),
+            Self::Magnet(error) => write!(f, "{error}"),
             Self::Write(error) => write!(f, "standard output: {error}"),
         }
     }
@@ -65,6 +70,68 @@ pub fn show(file: &Path, json: bool, out: &mut dyn Write) -> Result<(), ShowErro
     let torrent = Metainfo::parse(&bytes).map_err(|error| ShowError::Torrent { path: file.to_path_buf(), error })?;
     let result = if json { write_json(&torrent, out) } else { write_text(&torrent, out) };
     result.and_then(|()| out.flush()).map_err(ShowError::Write)
+}
+
+/// Writes what a magnet link, or a bare info hash, says to `out`.
+///
+/// # Errors
+/// When it is not a magnet link of a torrent, or `out` cannot be written.
+pub fn show_magnet(link: &str, json: bool, out: &mut dyn Write) -> Result<(), ShowError> {
+    let magnet = Magnet::parse(link).map_err(ShowError::Magnet)?;
+    let result = if json { magnet_json(&magnet, out) } else { magnet_text(&magnet, out) };
+    result.and_then(|()| out.flush()).map_err(ShowError::Write)
+}
+
+/// `host:port`, as in a URL.
+fn host_port((host, port): &(String, u16)) -> String {
+    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+}
+
+/// As in the link: `0,2,4-6`, counted from 0.
+fn ranges(select: &[(u32, u32)]) -> String {
+    let range = |(a, b): &(u32, u32)| if a == b { a.to_string() } else { format!("{a}-{b}") };
+    select.iter().map(range).collect::<Vec<_>>().join(",")
+}
+
+fn magnet_json(m: &Magnet, out: &mut dyn Write) -> io::Result<()> {
+    let tiers: Vec<Value> = m.trackers.iter().map(|t| json!([t])).collect();
+    let object = json!({
+        "name": m.name,
+        "info_hash": m.info_hash.map(|h| h.to_string()),
+        "info_hash_v2": m.info_hash_v2.map(|h| h.to_string()),
+        "trackers": tiers,
+        "url_seeds": m.url_seeds,
+        "peers": m.peers.iter().map(host_port).collect::<Vec<_>>(),
+        "select": if m.select.is_empty() { None } else { Some(ranges(&m.select)) },
+    });
+    serde_json::to_writer(&mut *out, &object)?;
+    writeln!(out)
+}
+
+fn magnet_text(m: &Magnet, out: &mut dyn Write) -> io::Result<()> {
+    let mut line = |key: &str, value: &str| writeln!(out, "{key:<14}{}", escape(value));
+    if let Some(name) = &m.name {
+        line("name", name)?;
+    }
+    if let Some(hash) = m.info_hash {
+        line("info hash", &hash.to_string())?;
+    }
+    if let Some(hash) = m.info_hash_v2 {
+        line("info hash v2", &hash.to_string())?;
+    }
+    for (i, url) in m.trackers.iter().enumerate() {
+        line(&format!("tracker {}", i + 1), url)?;
+    }
+    for (i, url) in m.url_seeds.iter().enumerate() {
+        line(if i == 0 { "web seeds" } else { "" }, url)?;
+    }
+    for (i, peer) in m.peers.iter().enumerate() {
+        line(if i == 0 { "peers" } else { "" }, &host_port(peer))?;
+    }
+    if !m.select.is_empty() {
+        line("files", &ranges(&m.select))?;
+    }
+    Ok(())
 }
 
 /// Reads a file, but not far beyond the size at which it is refused anyway.
@@ -213,6 +280,30 @@ mod tests {
 
     fn object(name: &str) -> Value {
         serde_json::from_str(&shown(name, true)).expect("JSON")
+    }
+
+    #[test]
+    fn magnet_links() {
+        let hash = "0123456789abcdef0123456789abcdef01234567";
+        let link = format!(
+            "magnet:?xt=urn:btih:{hash}&dn=a&tr=udp://t:1&tr=http://u/&ws=http://w/&x.pe=[::1]:5&x.pe=h:6&so=0,4-6"
+        );
+        let text = |link: &str, json: bool| {
+            let mut out = Vec::new();
+            show_magnet(link, json, &mut out).map(|()| String::from_utf8(out).unwrap())
+        };
+        let v: Value = serde_json::from_str(&text(&link, true).unwrap()).unwrap();
+        let wanted = json!({
+            "name": "a", "info_hash": hash, "info_hash_v2": null, "trackers": [["udp://t:1"], ["http://u/"]],
+            "url_seeds": ["http://w/"], "peers": ["[::1]:5", "h:6"], "select": "0,4-6",
+        });
+        assert_eq!(v, wanted);
+        let lines = text(&link, false).unwrap();
+        assert!(lines.contains("tracker 2     http://u/\n") && lines.contains("files         0,4-6\n"), "{lines}");
+        let bare: Value = serde_json::from_str(&text(hash, true).unwrap()).unwrap();
+        assert_eq!((&bare["info_hash"], &bare["select"]), (&json!(hash), &Value::Null));
+        let e = text("magnet:?dn=x", true).unwrap_err();
+        assert_eq!(e.exit_code(), 26);
     }
 
     #[test]

@@ -24,6 +24,7 @@
 //! hash stands in), `announce-list` without inner lists, tracker URLs twice or empty, wrong kinds
 //! outside `info`. Symbolic links (BEP 47) are never created: they are left out.
 
+pub mod magnet;
 mod names;
 #[cfg(test)]
 mod tests;

@@ -12,7 +12,9 @@
 mod link;
 mod listen;
 pub mod resolve;
+mod room;
 mod state;
+mod turns;
 mod udp;
 
 use std::collections::{BTreeSet, VecDeque};
@@ -36,6 +38,7 @@ use link::Link;
 use listen::Listeners;
 use resolve::{DnsResolver, Resolve};
 use state::StateDir;
+pub use turns::TurnTimes;
 use udp::Datagrams;
 
 /// Tokens of connections are their slots; all others lie at the end of the range.
@@ -54,6 +57,13 @@ const WORK: usize = 4 << 20;
 const DATAGRAMS: usize = 256;
 /// Descriptors ran out: nothing is accepted for so long.
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
+/// Connections accepted in one turn, so that a storm of them does not keep peers waiting.
+const ACCEPTS: usize = 64;
+
+/// The system has no more descriptors, or no memory for a socket.
+fn exhausted(e: &io::Error) -> bool {
+    matches!(e.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
+}
 
 /// Which port to listen on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -143,6 +153,7 @@ pub struct Loop {
     listeners: Listeners,
     accept_again: Option<Instant>,
     udp: Datagrams,
+    turns: TurnTimes,
     bind: Vec<IpAddr>,
     resolver: DnsResolver,
     state: Option<StateDir>,
@@ -155,7 +166,8 @@ pub struct Loop {
 
 impl Loop {
     /// A loop that listens, with no torrents yet.
-    pub fn new(config: LoopConfig) -> Result<Self, Error> {
+    pub fn new(mut config: LoopConfig) -> Result<Self, Error> {
+        room::share_out(room::descriptors(), &mut config.session, &mut config.storage);
         let mut seed = [0; 32];
         getrandom::fill(&mut seed).map_err(|e| Error::Io(io::Error::other(e.to_string())))?;
         let poll = Poll::new()?;
@@ -181,6 +193,7 @@ impl Loop {
             listeners,
             accept_again: None,
             udp,
+            turns: TurnTimes::default(),
             bind: config.bind,
             resolver,
             state,
@@ -200,6 +213,11 @@ impl Loop {
     /// The loop's time, as of the last turn or command.
     pub fn now(&self) -> Instant {
         self.now
+    }
+
+    /// How long its turns took, waiting apart.
+    pub fn turn_times(&self) -> &TurnTimes {
+        &self.turns
     }
 
     /// The port peers can dial.
@@ -322,7 +340,12 @@ impl Loop {
         }
         self.disk_more = self.disk.work(WORK);
         self.disk_done();
-        let more = !self.ready.is_empty() || self.disk_more || self.udp.is_ready();
+        let more = !self.ready.is_empty()
+            || self.disk_more
+            || self.udp.is_ready()
+            || self.accept_again.is_some_and(|at| at <= self.now);
+        let end = u64::try_from(self.start.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.turns.add(Instant::from_micros(end) - self.now);
         Ok(if more { Turn::More } else { Turn::Idle })
     }
 
@@ -437,25 +460,31 @@ impl Loop {
     }
 
     fn accept_all(&mut self) {
-        loop {
+        for _ in 0..ACCEPTS {
             match self.listeners.accept() {
                 Ok((stream, addr)) => {
                     let Some(conn) = self.session.accept(self.now, addr) else { continue };
                     if let Err(e) = self.attach(Link::accepted(conn, stream)) {
                         self.lost(conn, CloseReason::Io(e.to_string()));
                     }
+                    // Whoever went for it holds a descriptor until then.
+                    self.carry_out();
                 }
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
-                Err(e) if is_exhausted(&e) => {
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
+                Err(e) if exhausted(&e) => {
+                    if self.session.shed(self.now) {
+                        self.carry_out();
+                        continue;
+                    }
                     log::warn!("cannot accept connections for now: {e}");
                     self.accept_again = Some(self.now + ACCEPT_PAUSE);
-                    break;
+                    return;
                 }
                 // The connection ended before it was accepted.
                 Err(e) => log::debug!("accept: {e}"),
             }
         }
-        self.carry_out();
+        self.accept_again = Some(self.now);
     }
 
     fn attach(&mut self, mut link: Link) -> io::Result<()> {
@@ -471,8 +500,9 @@ impl Loop {
     fn connect(&mut self, conn: ConnKey, addr: std::net::SocketAddr) {
         let done = Link::dial(conn, addr, &self.bind).and_then(|link| self.attach(link));
         if let Err(e) = done {
-            let why = if is_exhausted(&e) { CloseReason::Exhausted } else { CloseReason::Io };
-            self.session.handle(self.now, Input::Closed { conn, why: why(e.to_string()) });
+            let text = e.to_string();
+            let why = if exhausted(&e) { CloseReason::Exhausted(text) } else { CloseReason::Io(text) };
+            self.session.handle(self.now, Input::Closed { conn, why });
         }
     }
 
@@ -628,11 +658,6 @@ impl Loop {
             self.carry_out();
         }
     }
-}
-
-/// The system has no more descriptors, or no memory for a socket.
-fn is_exhausted(e: &io::Error) -> bool {
-    matches!(e.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
 }
 
 impl AsRawFd for Loop {

@@ -255,6 +255,11 @@ impl Peer {
         self.outbox.control_len() > limits::OUTBOX
     }
 
+    /// It dialled us and has not said who it is.
+    pub fn is_stranger(&self) -> bool {
+        self.incoming && !self.is_live()
+    }
+
     /// It has all pieces.
     pub fn is_seed(&self) -> bool {
         self.have.is_all() && self.have.len() > 0

@@ -173,17 +173,14 @@ impl Session {
             Ok((n, None)) => (n, Ok(())),
             Ok((n, Some(HandshakeEvent::InfoHash(_, hash)))) => (n, self.on_info_hash(conn, &hash)),
             Ok((n, Some(HandshakeEvent::Done(theirs)))) => {
-                let (incoming, key) = (peer.incoming, peer.torrent);
-                let verdict = match key.and_then(|k| self.torrents.get_mut(k)) {
-                    Some(t) if t.info_hash == theirs.info_hash => {
-                        if incoming && self.stats.peers >= self.config.max_peers {
-                            Err(CloseReason::TooManyPeers)
-                        } else {
+                let key = peer.torrent;
+                let verdict =
+                    self.make_room(now, conn).and_then(|()| match key.and_then(|k| self.torrents.get_mut(k)) {
+                        Some(t) if t.info_hash == theirs.info_hash => {
                             t.on_handshake(&mut cx!(self, now), conn, &theirs)
                         }
-                    }
-                    _ => Err(CloseReason::UnknownInfoHash),
-                };
+                        _ => Err(CloseReason::UnknownInfoHash),
+                    });
                 if let Some(key) = key {
                     self.arm(now, key);
                 }
@@ -324,6 +321,7 @@ impl Session {
             }
             self.up.take(now, u64::from(block.len));
             p.serving.pop_front();
+            self.stats.requests_in -= 1;
             p.outbox.push_block(block);
             if limited && self.up_turns.others(conn) > 0 {
                 return Some(self.up_turns.yield_to_others(now, conn, now));

@@ -38,6 +38,8 @@ impl Session {
         assert_eq!(self.stats.half_open, dialled);
         assert_eq!(self.strangers, strangers);
         assert!(waiting <= limits::REQUESTS_IN_TOTAL, "{waiting} requests in");
+        assert_eq!(self.stats.requests_in, waiting);
+        assert!(strangers <= self.config.max_strangers, "{strangers} strangers");
         assert!(live <= self.config.max_peers, "{live} peers");
         assert!(dialled <= self.config.half_open, "{dialled} half open");
         for (key, t) in self.torrents.iter() {

@@ -21,6 +21,9 @@
 mod data;
 mod external;
 mod invariants;
+mod room;
+#[cfg(test)]
+mod tests;
 mod timers;
 mod trackers;
 mod turns;
@@ -336,7 +339,8 @@ impl Session {
 
     /// Totals.
     pub fn stats(&self, now: Instant) -> Stats {
-        Stats { rate_down: self.rates.0.get(now), rate_up: self.rates.1.get(now), ..self.stats }
+        let wasted = self.torrents.iter().map(|(_, t)| t.wasted()).sum();
+        Stats { rate_down: self.rates.0.get(now), rate_up: self.rates.1.get(now), wasted, ..self.stats }
     }
 
     /// Our public address in one family, as most trackers see it (BEP 24).
@@ -350,19 +354,6 @@ impl Session {
     }
 
     // ---------------------------------------------------------------- driving
-
-    /// Someone dialled us. None: there is no room, or the session ends; drop the stream.
-    pub fn accept(&mut self, now: Instant, addr: SocketAddr) -> Option<ConnKey> {
-        // Some room is kept for strangers, so that peers at the limit do not make us deaf.
-        let room = self.stats.peers < self.config.max_peers && self.strangers < self.config.max_peers.max(16);
-        if self.shutdown.is_some() || !room {
-            return None;
-        }
-        self.strangers += 1;
-        let conn = self.conns.insert(Conn::Peer(Box::new(Peer::new(now, addr, true, None, None))));
-        self.arm_conn(now, conn);
-        Some(conn)
-    }
 
     /// Something happened.
     pub fn handle(&mut self, now: Instant, input: Input) {
@@ -570,6 +561,15 @@ impl Session {
     }
 
     fn arm_conn(&mut self, now: Instant, conn: ConnKey) {
+        // Connections that come and go by the thousand leave theirs behind.
+        if self.timers.len() > 64 + 4 * (self.conns.len() + self.torrents.len()) {
+            let (conns, torrents) = (&self.conns, &self.torrents);
+            self.timers.retain(|timer| match timer {
+                Timer::Conn(c) => conns.get(*c).is_some(),
+                Timer::Torrent(t) => torrents.get(*t).is_some(),
+                Timer::Shutdown => true,
+            });
+        }
         match self.conns.get_mut(conn) {
             Some(Conn::Peer(p)) => {
                 let at = p.deadline(&self.config).max(now + Duration::from_millis(1));

@@ -31,9 +31,14 @@ impl Timers {
     }
 
     /// How many are armed, stale ones included.
-    #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.heap.len()
+    }
+
+    /// Forgets those whose owner is gone.
+    pub(super) fn retain(&mut self, keep: impl Fn(&Timer) -> bool) {
+        self.heap.retain(|Reverse((_, timer))| keep(timer));
+        self.heap.shrink_to(2 * self.heap.len());
     }
 
     /// The next timer that is due, and when it was due.

@@ -86,8 +86,10 @@ impl World {
 
     /// It has all it wants.
     pub(super) fn is_complete(node: &Node, now: Instant) -> bool {
-        let status = node.key.and_then(|k| node.session.status(now, k));
-        node.alive && status.is_some_and(|s| s.state == State::Seeding && s.have == s.size)
+        let Some(key) = node.key.filter(|_| node.alive) else { return false };
+        // The status is dear, and this is asked after every turn.
+        node.session.have(key).is_some_and(|h| h.is_all())
+            && node.session.status(now, key).is_some_and(|s| s.state == State::Seeding && s.have == s.size)
     }
 
     /// What must hold at the end.

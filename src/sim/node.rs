@@ -334,6 +334,7 @@ impl Node {
 
     fn disk_done(&mut self, net: &mut Net) {
         while let Some(done) = self.disk.poll_done() {
+            net.trace.say(net.now, || format!("n{} {done:?}", self.host));
             match done {
                 Done::Hashed { torrent, piece, ok, blocks } => {
                     self.session.handle(net.now, Input::Hashed { torrent, piece, ok, blocks });
@@ -381,10 +382,13 @@ impl Node {
                         pump::disk_failed(&mut self.session, net.now, torrent, &e);
                     }
                 }
-                Action::Hash { torrent, piece, expected, at_rest, blocks } if self.open => match at_rest {
-                    true => self.disk.recheck(torrent, piece, expected),
-                    false => self.disk.hash(torrent, piece, expected, blocks),
-                },
+                Action::Hash { torrent, piece, expected, at_rest, blocks } if self.open => {
+                    net.trace.say(net.now, || format!("n{} hashes {piece}", self.host));
+                    match at_rest {
+                        true => self.disk.recheck(torrent, piece, expected),
+                        false => self.disk.hash(torrent, piece, expected, blocks),
+                    }
+                }
                 Action::Hash { .. } => {}
                 Action::Prefetch { torrent, block } => self.disk.prefetch(torrent, block),
                 Action::Save { torrent, .. } => self.save(net, torrent),

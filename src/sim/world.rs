@@ -16,11 +16,9 @@ use super::trace::Trace;
 use super::tracker::{Habit, Tracker, index_of, name_of};
 use super::{Options, Report};
 use crate::api::Priority;
-use crate::id::PieceIndex;
 use crate::metainfo::Metainfo;
 use crate::pump::Buffers;
 use crate::rng::{Rng, seeded};
-use crate::storage::Storage;
 use crate::time::{Duration, Instant};
 use crate::torrent::layout::Layout;
 
@@ -167,7 +165,9 @@ impl World {
         let mut all = String::new();
         for (n, node) in self.nodes.iter().enumerate().filter(|(n, _)| !self.complete[*n]) {
             let status = node.key.and_then(|k| node.session.status(now, k));
-            let told = status.map(|s| format!("{:?} {} of {}, {} peers", s.state, s.have, s.size, s.peers));
+            let lack = node.key.and_then(|k| node.session.have(k)).and_then(|h| h.iter_clear().next());
+            let told = status
+                .map(|s| format!("{:?} {} of {}, {} peers, lacks piece {lack:?}", s.state, s.have, s.size, s.peers));
             all += &format!(" n{n} ({})", told.unwrap_or_else(|| "off".to_owned()));
         }
         self.violation(format!("not complete by the deadline:{all}"));
@@ -492,13 +492,6 @@ impl World {
             (0..self.plan.files.len()).map(|i| if bits >> i & 1 == 1 { Priority::Normal } else { Priority::Skip });
         let priorities: Vec<_> = priorities.collect();
         self.command(n, |s, now, key| drop(s.select(now, key, priorities)));
-    }
-
-    /// Bytes and pieces of a node's disk, for a transcript.
-    #[allow(dead_code)]
-    fn disk_line(&self, n: usize) -> String {
-        let good = (0..self.layout.pieces()).filter(|p| self.nodes[n].disk.is_good(PieceIndex::new(*p))).count();
-        format!("n{n}: {good} of {} pieces, {} dirty", self.layout.pieces(), self.nodes[n].disk.dirty())
     }
 }
 

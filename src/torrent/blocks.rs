@@ -311,6 +311,7 @@ impl Torrent {
             sent.push(tag);
         }
         self.picker.on_piece_bad(piece);
+        cx.stats.pieces_failed += 1;
         cx.alerts.push_back(Alert::PieceFailed { torrent: self.key, piece });
         if let ([only], false) = (&senders[..], strays) {
             self.ban(cx, *only);
@@ -336,9 +337,7 @@ impl Torrent {
             if self.picker.have().get(piece) {
                 continue;
             }
-            // In and out again: everything that is known of its blocks is forgotten, requests too.
-            self.picker.set_have(piece);
-            self.picker.lose(piece);
+            self.picker.forget(piece);
             for &conn in &self.peers {
                 let Some(peer) = cx.peer(conn) else { continue };
                 if let Some(r) = peer.receiving.as_mut().filter(|r| r.block.piece == piece) {
@@ -362,8 +361,13 @@ impl Torrent {
     }
 
     fn ban(&mut self, cx: &mut Cx<'_>, tag: PeerTag) {
+        // Told once a host; unknown is a tag that is forgotten.
+        if self.swarm.addr(tag).is_none_or(|addr| self.swarm.is_banned(&addr)) {
+            return;
+        }
         let Some(addr) = self.swarm.ban(tag) else { return };
         log::warn!("peer {addr}: banned for bad data");
+        cx.stats.banned += 1;
         cx.alerts.push_back(Alert::PeerBanned { torrent: self.key, addr });
         // By host: the connection may go by another of its addresses by now.
         let host = addr.ip();

@@ -54,9 +54,6 @@ impl Torrent {
             // waits, and goes no further, until the other end closes it or its time is up.
             return if incoming { Ok(()) } else { Err(CloseReason::Ourselves) };
         }
-        if incoming && self.peers.len() >= cx.config.max_peers_torrent {
-            return Err(CloseReason::TooManyPeers);
-        }
         if self.swarm.is_banned(&addr) {
             return Err(CloseReason::Banned);
         }
@@ -170,6 +167,8 @@ impl Torrent {
         let Some(Conn::Peer(peer)) = cx.conns.remove(conn) else { return };
         log::debug!("peer {}: closed: {why}", peer.addr);
         let live = peer.is_live();
+        cx.stats.requests_in -= peer.serving.len();
+        cx.stats.breaches += u64::from(matches!(why, CloseReason::Protocol(_)));
         if live {
             self.peers.retain(|c| *c != conn);
             cx.stats.peers -= 1;

@@ -334,6 +334,11 @@ impl Torrent {
         (r.block < self.layout.blocks_in(r.piece) && self.wire_block(r) == *block).then_some(r)
     }
 
+    /// Payload that arrived in vain in its life.
+    pub fn wasted(&self) -> u64 {
+        self.wasted
+    }
+
     /// It trades with peers.
     pub fn is_active(&self) -> bool {
         matches!(self.life, Life::Active)

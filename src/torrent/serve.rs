@@ -20,6 +20,11 @@ impl Torrent {
         let granted = peer.granted.contains(&block.piece);
         let waiting = peer.serving.len();
         let mut serve = have && (!peer.choking || granted) && waiting < limits::REQUESTS_IN;
+        if serve && cx.stats.requests_in >= limits::REQUESTS_IN_TOTAL {
+            cx.stats.requests_over += 1;
+            serve = false;
+        }
+        let Some(peer) = cx.peer(conn) else { return Ok(()) };
         if serve && peer.choking {
             // Allowed-fast pieces are given once or twice, not for ever.
             peer.granted_blocks += 1;
@@ -27,6 +32,7 @@ impl Torrent {
         }
         if serve {
             peer.serving.push_back(block);
+            cx.stats.requests_in += 1;
             cx.wake(conn);
         } else if peer.fast {
             cx.send(conn, &Message::Reject(block));
@@ -40,7 +46,9 @@ impl Torrent {
         let Some(peer) = cx.peer(conn) else { return Ok(()) };
         let Some(i) = peer.serving.iter().position(|b| *b == block) else { return Ok(()) };
         peer.serving.remove(i);
-        if peer.fast {
+        let fast = peer.fast;
+        cx.stats.requests_in -= 1;
+        if fast {
             cx.send(conn, &Message::Reject(block));
         }
         Ok(())
@@ -107,6 +115,7 @@ impl Torrent {
         p.optimistic = false;
         p.outbox.push(&Message::Choke);
         let waiting = std::mem::take(&mut p.serving);
+        let before = waiting.len();
         if p.fast {
             for block in waiting {
                 if p.granted.contains(&block.piece) {
@@ -116,6 +125,8 @@ impl Torrent {
                 }
             }
         }
+        let gone = before - p.serving.len();
+        cx.stats.requests_in -= gone;
         cx.wake(conn);
     }
 

@@ -1,7 +1,8 @@
 //! The addresses a torrent knows: where they came from, when to dial them, whom never to dial again.
 //!
 //! Every address has a [`PeerTag`] that outlives its connections, so that blocks can be blamed on
-//! who sent them. A tag whose address was forgotten finds nothing; it is not given to another. Dialling order is by due time; a failed attempt backs off, doubling from
+//! who sent them. A tag whose address was forgotten finds nothing; it is not given to another.
+//! Dialling order is by due time; a failed attempt backs off, doubling from
 //! `BACKOFF` up to `BACKOFF_MAX`; an address the user gave is tried again sooner and never
 //! forgotten. The list is bounded by `limits::SWARM`: a newcomer displaces the address that has
 //! failed most often, or is turned away when none has.
@@ -23,6 +24,8 @@ const BACKOFF_USER: Duration = Duration::from_secs(2);
 const BACKOFF_MAX: Duration = Duration::from_secs(600);
 /// An address that failed this often in a row is forgotten.
 const FAILS_MAX: u32 = 6;
+/// Wait before an attempt for which there was no socket.
+const POSTPONE: Duration = Duration::from_secs(5);
 /// Wait before dialling a peer again that has closed a working connection.
 const RECONNECT: Duration = Duration::from_secs(20);
 
@@ -255,6 +258,13 @@ impl Swarm {
         }
     }
 
+    /// There was no socket for `conn`, which says nothing about the address.
+    pub fn postponed(&mut self, now: Instant, tag: PeerTag, conn: ConnKey) {
+        if self.release(tag, conn) {
+            self.schedule(tag, now + POSTPONE);
+        }
+    }
+
     /// Its connection `conn` never worked.
     pub fn failed(&mut self, now: Instant, tag: PeerTag, conn: ConnKey) {
         if !self.release(tag, conn) {
@@ -369,6 +379,21 @@ mod tests {
         s.attach(tag, C);
         s.failed(now, tag, C);
         assert!(s.is_empty());
+    }
+
+    #[test]
+    fn a_lack_of_sockets_is_not_held_against_an_address() {
+        let mut s = Swarm::default();
+        s.add(at(0), addr(1), Source::Tracker);
+        let mut now = at(0);
+        for _ in 0..2 * FAILS_MAX {
+            let (tag, _) = s.next(now, false).expect("due");
+            s.attach(tag, C);
+            s.postponed(now, tag, C);
+            assert_eq!(s.next_due(), Some(now + POSTPONE));
+            now += POSTPONE;
+        }
+        assert_eq!(s.worth_keeping(9).count(), 1);
     }
 
     #[test]

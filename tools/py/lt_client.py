@@ -15,7 +15,7 @@ import libtorrent as lt
 role, torrent, folder, ip, port, home = sys.argv[1:7]
 peers = []
 settings = {
-    "listen_interfaces": f"{ip}:{port}",
+    "listen_interfaces": f"[{ip}]:{port}" if ":" in ip else f"{ip}:{port}",
     "outgoing_interfaces": ip,
     "enable_dht": False,
     "enable_lsd": False,

@@ -115,6 +115,11 @@ impl Payload {
         self.data.len()
     }
 
+    /// The bytes of all files, one behind the other.
+    pub fn bytes(&self) -> &[u8] {
+        &self.data
+    }
+
     /// The raw `info` dictionary.
     fn info(&self) -> Vec<u8> {
         let hashes: Vec<u8> = self.data.chunks(self.piece_len).flat_map(Sha1::digest).collect();

@@ -148,7 +148,7 @@ fn one(
         "download" => {
             let child = client.download(torrent, &fresh, &home, port)?;
             let seeder = nullpeer::seed(content.clone(), to, PATIENCE);
-            let figures = child.to_the_end(PATIENCE)?;
+            let figures = child.until_the_end(PATIENCE)?;
             seeder.join().map_err(|_| "the null seeder panicked")?.map_err(|e| format!("the null seeder: {e}"))?;
             let done = std::fs::metadata(fresh.join(Content::NAME)).map_or(0, |m| m.len());
             if done == content.len() { Ok(figures) } else { Err(format!("wanted {} bytes, got {done}", content.len())) }
@@ -162,7 +162,7 @@ fn one(
             child.stop();
             Ok(figures)
         }
-        _ => client.check(torrent, whole, &home)?.to_the_end(PATIENCE),
+        _ => client.check(torrent, whole, &home)?.until_the_end(PATIENCE),
     }
 }
 

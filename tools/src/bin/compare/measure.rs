@@ -54,7 +54,7 @@ impl Subject {
     }
 
     /// Waits for it to end well.
-    pub(crate) fn to_the_end(mut self, patience: Duration) -> Result<Figures, String> {
+    pub(crate) fn until_the_end(mut self, patience: Duration) -> Result<Figures, String> {
         loop {
             let (state, cpu) = stat(self.child.id())?;
             if state == 'Z' {

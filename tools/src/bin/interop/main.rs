@@ -1,7 +1,8 @@
 //! Real clients against btmio, both directions, with faults: `interop`, `interop --list`, `interop NAME...`.
 //!
 //! Each scenario is this program once more, as the first process of a network and process namespace of
-//! its own (`unshare`): addresses 10.77.0.1 to 10.77.0.9 on a loopback device that nothing else is on. So
+//! its own (`unshare`): addresses 10.77.0.1 to 10.77.0.9 and fd77::1 to fd77::9 on a loopback device that
+//! nothing else is on. So
 //! clients that refuse 127/8 as a peer's address work, ports never clash, nothing reaches a real network,
 //! and when the scenario's process ends the kernel ends everything it started. `unshare`, `setpriv` and
 //! `ip` are all that is needed besides the clients; without root, a user namespace is asked for.
@@ -82,8 +83,9 @@ fn inside(options: &Options) -> Result<(), String> {
     };
     ip("link set lo up")?;
     (1..10).try_for_each(|n| ip(&format!("address add 10.77.0.{n}/24 dev lo")))?;
+    (1..10).try_for_each(|n| ip(&format!("-6 address add fd77::{n}/64 dev lo nodad")))?;
     let name = options.names.first().ok_or("which scenario?")?;
-    let world = scenarios::World { dir: options.dir.clone(), payload: Payload::interop() };
+    let world = scenarios::World { dir: options.dir.clone(), payload: Payload::interop(), net: "10.77.0." };
     println!("{}", scenarios::run(name, &world)?);
     Ok(())
 }

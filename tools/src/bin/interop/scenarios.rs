@@ -1,7 +1,7 @@
 //! What is shown: who has the data, who wants it, what is in the way.
 
 use crate::clients::{Client, Job, Node, OTHERS, PORT, Role};
-use crate::trackers::Tracker;
+use crate::trackers::{Over, Tracker};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -20,22 +20,41 @@ const SETTLE: Duration = Duration::from_secs(10);
 pub(crate) struct World {
     pub(crate) dir: PathBuf,
     pub(crate) payload: Payload,
+    /// What clients' addresses begin with.
+    pub(crate) net: &'static str,
 }
 
 /// The names of all scenarios, in the order they are run.
 pub(crate) fn names() -> Vec<String> {
     let both = |c: &Client| [format!("{}-to-btmio", c.name()), format!("btmio-to-{}", c.name())];
-    let rest =
-        ["opentracker", "mixed", "resume", "tracker-silent", "tracker-garbage", "tracker-redirect", "tracker-self"];
+    let rest = [
+        "opentracker",
+        "opentracker-udp",
+        "opentracker-udp6",
+        "udp",
+        "udp6",
+        "scrape",
+        "mixed",
+        "resume",
+        "tracker-silent",
+        "tracker-garbage",
+        "tracker-redirect",
+        "tracker-self",
+    ];
     OTHERS.iter().flat_map(both).chain(rest.map(str::to_owned)).collect()
 }
 
 /// Runs one scenario, or `A-to-B` for any two clients; what was shown, or what went wrong.
 pub(crate) fn run(name: &str, world: &World) -> Result<String, String> {
     match name {
-        "opentracker" => {
-            world.transfer(Client::Transmission, Client::Btmio, &Tracker::open(&world.dir, &world.hash())?)
+        "opentracker" => world.transfer(Client::Transmission, Client::Btmio, &world.opentracker(Over::Http)?),
+        "opentracker-udp" => world.transfer(Client::Transmission, Client::Btmio, &world.opentracker(Over::Udp)?),
+        "opentracker-udp6" => {
+            world.over_v6().transfer(Client::Libtorrent, Client::Btmio, &world.opentracker(Over::Udp6)?)
         }
+        "udp" => world.transfer(Client::Libtorrent, Client::Btmio, &world.ours(Over::Udp)?),
+        "udp6" => world.over_v6().transfer(Client::Btmio, Client::Libtorrent, &world.ours(Over::Udp6)?),
+        "scrape" => world.scrape(),
         "mixed" => world.mixed(),
         "resume" => world.resume(),
         "tracker-silent" => world.bad_tracker(Options { silent: true, ..Options::default() }),
@@ -56,7 +75,20 @@ impl World {
     }
 
     fn tracker(&self, options: Options) -> Result<Tracker, String> {
-        Tracker::ours(&self.hash(), options)
+        Tracker::ours(&self.hash(), options, Over::Http)
+    }
+
+    fn ours(&self, over: Over) -> Result<Tracker, String> {
+        Tracker::ours(&self.hash(), Options::default(), over)
+    }
+
+    fn opentracker(&self, over: Over) -> Result<Tracker, String> {
+        Tracker::open(&self.dir, &self.hash(), over)
+    }
+
+    /// The same with clients on IPv6 addresses. btmio and libtorrent only.
+    fn over_v6(&self) -> Self {
+        Self { dir: self.dir.clone(), payload: Payload::interop(), net: "fd77::" }
     }
 
     /// Writes a `.torrent` with these tracker tiers.
@@ -74,7 +106,7 @@ impl World {
             Role::Leech => Ok(()),
         });
         made.map_err(|e| e.to_string())?;
-        let (torrent, ip) = (torrent.to_owned(), format!("10.77.0.{n}"));
+        let (torrent, ip) = (torrent.to_owned(), format!("{}{n}", self.net));
         Ok(Job { client, role, ip, torrent, dir, home, up_limit: 0, extra: Vec::new() })
     }
 
@@ -155,6 +187,37 @@ impl World {
             self.leaves(&mut seeder)?;
         }
         Ok(format!("{} bytes in {:.1} s", self.payload.total(), took.as_secs_f64()))
+    }
+
+    /// The library asks opentracker for its counts, over HTTP and over UDP, while one seed is there.
+    fn scrape(&self) -> Result<String, String> {
+        use btmio::net::{Loop, LoopConfig, PortChoice};
+        use btmio::session::{Add, Alert, TrackerOutcome};
+        let tracker = self.opentracker(Over::Udp)?;
+        let torrent = self.torrent("t", &[&tracker.url, &tracker.http])?;
+        let _seeder = self.start(&self.job(2, Client::Transmission, Role::Seed, &torrent)?, &tracker)?;
+        let data = std::fs::read(&torrent).map_err(|e| e.to_string())?;
+        let meta = btmio::metainfo::Metainfo::parse(&data).map_err(|e| e.to_string())?;
+        let config = LoopConfig { port: PortChoice::Exact(0), ..LoopConfig::default() };
+        let mut l = Loop::new(config).map_err(|e| e.to_string())?;
+        let mut add = Add::new(meta, &self.dir);
+        add.paused = true;
+        let key = l.add(add).map_err(|e| e.to_string())?;
+        l.command(|s, now| s.scrape(now, key)).map_err(|e| e.to_string())?;
+        let (mut told, end) = (Vec::new(), Instant::now() + START);
+        while told.len() < 2 && Instant::now() < end {
+            l.turn(Some(Duration::from_millis(100))).map_err(|e| e.to_string())?;
+            while let Some(alert) = l.poll_alert() {
+                if let Alert::Tracker { url, outcome, .. } = alert {
+                    let right = matches!(outcome, TrackerOutcome::Scrape { seeders: Some(1), leechers: Some(0), .. });
+                    told.push((url, right, format!("{outcome:?}")));
+                }
+            }
+        }
+        match told.len() == 2 && told.iter().all(|(_, right, _)| *right) {
+            true => Ok("one seed, by HTTP and by UDP".to_owned()),
+            false => Err(format!("answers to the scrapes: {told:?}\n{}", tracker.tail())),
+        }
     }
 
     /// btmio leeches from three clients that hold a third of the pieces each and cannot see each other,

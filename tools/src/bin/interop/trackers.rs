@@ -9,14 +9,28 @@ use std::time::Duration;
 use tools::process::{Child, wait_for};
 use tools::tracker::{self, Options};
 
-/// Trackers live on this address, each on a port of its own.
+/// Trackers live on these addresses, each on a port of its own.
 const IP: &str = "10.77.0.1";
+const IP6: &str = "fd77::1";
+
+/// How a tracker is to be spoken to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Over {
+    /// HTTP over IPv4.
+    Http,
+    /// UDP over IPv4.
+    Udp,
+    /// UDP over IPv6.
+    Udp6,
+}
 
 /// A running tracker.
 pub(crate) struct Tracker {
     kind: Kind,
     /// The announce URL.
     pub(crate) url: String,
+    /// The one over HTTP; the same tracker.
+    pub(crate) http: String,
     /// `%xx` of the one info hash that is asked for.
     hash: String,
 }
@@ -32,31 +46,42 @@ enum Kind {
 
 impl Tracker {
     /// Starts our own, misbehaving as the options say.
-    pub(crate) fn ours(hash: &[u8; 20], options: Options) -> Result<Self, String> {
+    pub(crate) fn ours(hash: &[u8; 20], options: Options, over: Over) -> Result<Self, String> {
         let log = Arc::new(Mutex::new(Vec::new()));
         let lines = Arc::clone(&log);
         // Long enough that a client that announces once a minute is not forgotten.
-        let options = Options { bind: IP.parse().expect("an address"), interval: 60, ..options };
+        let ip = if over == Over::Udp6 { IP6 } else { IP };
+        let bind = ip.parse().expect("an address");
+        let options = Options { bind, udp: over != Over::Http, interval: 60, ..options };
         let keep = move |line: &str| lines.lock().unwrap_or_else(PoisonError::into_inner).push(line.to_owned());
         let tracker = tracker::Tracker::start(options, keep).map_err(|e| format!("tracker: {e}"))?;
-        let url = tracker.announce_url();
-        Ok(Self { kind: Kind::Ours { _tracker: tracker, log }, url, hash: percent(hash) })
+        let http = tracker.announce_url();
+        let url = if over == Over::Http { http.clone() } else { tracker.udp_url() };
+        Ok(Self { kind: Kind::Ours { _tracker: tracker, log }, url, http, hash: percent(hash) })
     }
 
-    /// Starts opentracker. Debian's build serves a white list of info hashes only. It insists on not being
+    /// Starts opentracker. Debian's build serves a white list of info hashes only, and IPv4 only: for IPv6
+    /// another build is needed, called `opentracker-ipv6`, which serves any hash. It insists on not being
     /// root, and in a user namespace of one there is nobody else to become: then it gets one in which it is.
-    pub(crate) fn open(dir: &Path, hash: &[u8; 20]) -> Result<Self, String> {
+    pub(crate) fn open(dir: &Path, hash: &[u8; 20], over: Over) -> Result<Self, String> {
         let list: String = hash.iter().map(|b| format!("{b:02x}")).collect();
         fs::write(dir.join("whitelist"), list + "\n").map_err(|e| e.to_string())?;
         let users = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
         let alone = users.split_whitespace().nth(2) == Some("1");
-        let mut c = Command::new(if alone { "unshare" } else { "opentracker" });
+        let (program, ip) = if over == Over::Udp6 { ("opentracker-ipv6", IP6) } else { ("opentracker", IP) };
+        let mut c = Command::new(if alone { "unshare" } else { program });
         if alone {
-            c.args(["--user", "--map-user=1000", "--map-group=1000", "opentracker"]);
+            c.args(["--user", "--map-user=1000", "--map-group=1000", program]);
         }
-        c.args(["-i", IP, "-p", "6969", "-P", "6969", "-w", "whitelist", "-d"]).arg(dir).current_dir(dir);
+        c.args(["-i", ip, "-p", "6969", "-P", "6969", "-d"]).arg(dir).current_dir(dir);
+        if over != Over::Udp6 {
+            c.args(["-w", "whitelist"]);
+        }
         let child = Child::spawn("opentracker", dir, c).map_err(|e| format!("starting {e}"))?;
-        let tracker = Self { kind: Kind::Open(child), url: format!("http://{IP}:6969/announce"), hash: percent(hash) };
+        let host = if over == Over::Udp6 { format!("[{ip}]") } else { ip.to_owned() };
+        let url = |scheme: &str| format!("{scheme}://{host}:6969/announce");
+        let announce = url(if over == Over::Http { "http" } else { "udp" });
+        let tracker = Self { kind: Kind::Open(child), url: announce, http: url("http"), hash: percent(hash) };
         let up = wait_for(Duration::from_secs(10), || tracker.counts());
         up.map(|_| ()).ok_or_else(|| format!("opentracker does not answer\n{}", tracker.tail()))?;
         Ok(tracker)
@@ -64,7 +89,7 @@ impl Tracker {
 
     /// `host:port`, as a message about this tracker would name it.
     pub(crate) fn host(&self) -> &str {
-        self.url.trim_start_matches("http://").split('/').next().unwrap_or_default()
+        self.http.trim_start_matches("http://").split('/').next().unwrap_or_default()
     }
 
     /// The end of its log, for a report of a failure.
