@@ -114,6 +114,13 @@ impl Outbox {
         })
     }
 
+    /// Gives back its memory, if nothing waits: for a connection on which little happens.
+    pub fn trim(&mut self) {
+        if self.is_empty() {
+            (self.bytes, self.head, self.items) = (Vec::new(), 0, VecDeque::new());
+        }
+    }
+
     /// The socket took `n` bytes.
     pub fn sent(&mut self, mut n: usize) -> Sent {
         let mut done = Sent::default();

@@ -295,6 +295,8 @@ impl Session {
         let Some(Conn::Peer(p)) = self.conns.get_mut(conn) else { return };
         p.stride = match p.stride {
             0 if got >= asked => 4,
+            // Whole blocks come one at a time: they need no copy either.
+            0 if got >= crate::id::BLOCK_LEN as usize => 1,
             0 => 0,
             s if got >= asked => (s * 2).min(self.config.stride),
             s if got * 4 < asked => s / 2,
@@ -355,6 +357,9 @@ impl Session {
             Some(Conn::Peer(p)) => {
                 p.last_out = now;
                 let sent = p.outbox.sent(n);
+                if !p.interested && !p.wants_us {
+                    p.outbox.trim();
+                }
                 if sent.payload > 0 {
                     self.stats.sent += sent.payload;
                     self.rates.1.add(now, sent.payload);

@@ -132,7 +132,10 @@ struct Waiting {
 pub struct DnsResolver {
     registry: mio::Registry,
     first_token: usize,
+    /// Lookups under way, by token; as long as the last of them needs.
     slots: Vec<Option<Lookup>>,
+    /// Tokens that may be used.
+    most: usize,
     waiting: VecDeque<Waiting>,
     done: VecDeque<(u64, Result<Vec<IpAddr>, ResolveError>)>,
     cache: BTreeMap<String, Cached>,
@@ -165,7 +168,8 @@ impl DnsResolver {
         Ok(Self {
             registry,
             first_token,
-            slots: (0..tokens).map(|_| None).collect(),
+            slots: Vec::new(),
+            most: tokens,
             waiting: VecDeque::new(),
             done: VecDeque::new(),
             cache: BTreeMap::new(),
@@ -226,11 +230,17 @@ impl DnsResolver {
             }
         }
         while !self.waiting.is_empty() {
-            let Some(slot) = self.slots.iter().position(Option::is_none) else { return };
+            let slot = self.slots.iter().position(Option::is_none).unwrap_or(self.slots.len());
+            if slot == self.most {
+                return;
+            }
             let Some(w) = self.waiting.pop_front() else { return };
             let token = mio::Token(self.first_token + slot);
             let mut lookup = Lookup::new(token, w.host, w.ids, self.conf.clone(), w.until);
             let outcome = lookup.begin(now, &self.registry, &mut self.rng);
+            if slot == self.slots.len() {
+                self.slots.push(None);
+            }
             self.slots[slot] = Some(lookup);
             self.conclude(now, slot, outcome);
         }
@@ -241,6 +251,9 @@ impl DnsResolver {
         let Some(outcome) = outcome else { return };
         let Some(mut lookup) = self.slots[slot].take() else { return };
         lookup.close(&self.registry);
+        while self.slots.last().is_some_and(Option::is_none) {
+            self.slots.pop();
+        }
         let (host, ids) = lookup.into_parts();
         let (answer, ttl) = match outcome {
             Outcome::Found(ips, ttl) => (Ok(ips), Some(ttl.clamp(TTL.0, TTL.1))),
@@ -275,8 +288,9 @@ impl Resolve for DnsResolver {
     }
 
     fn poll(&mut self, now: Instant) -> Option<(u64, Result<Vec<IpAddr>, ResolveError>)> {
-        for slot in 0..self.slots.len() {
-            let Some(lookup) = &mut self.slots[slot] else { continue };
+        // From the last on, because those that end make the list shorter.
+        for slot in (0..self.slots.len()).rev() {
+            let Some(Some(lookup)) = self.slots.get_mut(slot) else { continue };
             let outcome = lookup.on_time(now, &self.registry, &mut self.rng);
             self.conclude(now, slot, outcome);
         }

@@ -10,6 +10,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -140,7 +141,9 @@ fn messages(
             }
             at += 4 + take;
             skip = len - take;
-            if len > 0 && !on(stream, left[4], &left[5..4 + take], at == have)? {
+            // A keep-alive is passed on as well, as the id that nothing has: it may be the last in the buffer.
+            let (id, body) = if len > 0 { (left[4], &left[5..4 + take]) } else { (u8::MAX, &left[..0]) };
+            if !on(stream, id, body, at == have)? {
                 return Ok(());
             }
         }
@@ -149,36 +152,59 @@ fn messages(
     }
 }
 
-/// Serves one client until it leaves.
-pub(crate) fn seed(content: Content, to: SocketAddr, patience: Duration) -> JoinHandle<io::Result<()>> {
-    std::thread::spawn(move || {
-        let mut stream = dial(to, patience)?;
-        stream.write_all(&content.handshake())?;
-        // All pieces, and go ahead.
-        let mut bits = vec![0xFF; content.pieces.div_ceil(8) as usize];
-        if content.pieces % 8 != 0 {
-            *bits.last_mut().expect("there is a piece") <<= 8 - content.pieces % 8;
-        }
-        let mut hello = (bits.len() as u32 + 1).to_be_bytes().to_vec();
-        hello.push(5);
-        hello.extend(bits);
-        hello.extend([0, 0, 0, 1, 1]);
-        stream.write_all(&hello)?;
-        let mut asked = Vec::new();
-        let r = messages(&mut stream, |stream, id, body, last| {
-            if id == 6 && body.len() == 12 {
-                asked.push((word(body), word(&body[4..]), word(&body[8..])));
+/// A seeder that dials a client again and again, until it is stopped.
+pub(crate) struct Seeder {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for Seeder {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        let _ = self.thread.take().map(JoinHandle::join);
+    }
+}
+
+/// Serves one client. Some refuse whoever comes before they have looked at their files.
+pub(crate) fn seed(content: Content, to: SocketAddr) -> Seeder {
+    let stop = Arc::new(AtomicBool::new(false));
+    let thread = std::thread::spawn({
+        let stop = stop.clone();
+        move || {
+            while !stop.load(Ordering::Relaxed) {
+                // Whatever ended it: the client tells whether it has everything.
+                let _ = seed_once(&content, to);
+                std::thread::sleep(Duration::from_millis(2));
             }
-            if last || asked.len() >= STRIDE {
-                serve(&content, stream, &mut asked)?;
-            }
-            Ok(true)
-        });
-        match r {
-            // It has all it wanted and closed.
-            Err(e) if matches!(e.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe) => Ok(()),
-            r => r,
         }
+    });
+    Seeder { stop, thread: Some(thread) }
+}
+
+fn seed_once(content: &Content, to: SocketAddr) -> io::Result<()> {
+    let mut stream = TcpStream::connect(to)?;
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    stream.write_all(&content.handshake())?;
+    // All pieces, and go ahead.
+    let mut bits = vec![0xFF; content.pieces.div_ceil(8) as usize];
+    if content.pieces % 8 != 0 {
+        *bits.last_mut().expect("there is a piece") <<= 8 - content.pieces % 8;
+    }
+    let mut hello = (bits.len() as u32 + 1).to_be_bytes().to_vec();
+    hello.push(5);
+    hello.extend(bits);
+    hello.extend([0, 0, 0, 1, 1]);
+    stream.write_all(&hello)?;
+    let mut asked = Vec::new();
+    messages(&mut stream, |stream, id, body, last| {
+        if id == 6 && body.len() == 12 {
+            asked.push((word(body), word(&body[4..]), word(&body[8..])));
+        }
+        if last || asked.len() >= STRIDE {
+            serve(content, stream, &mut asked)?;
+        }
+        Ok(true)
     })
 }
 
