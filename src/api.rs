@@ -581,7 +581,14 @@ pub enum Input {
         /// Why not.
         error: String,
     },
-    /// Files could not be read or written: the torrent stops, and tries again at `retry`.
+    /// What had landed of a piece is gone: it could not be written. Comes before [`Input::DiskFailed`].
+    PieceLost {
+        /// The torrent.
+        torrent: TorrentKey,
+        /// The piece; `None` is every piece that is not verified.
+        piece: Option<PieceIndex>,
+    },
+    /// Files could not be read or written: the torrent stops until it is resumed.
     DiskFailed {
         /// The torrent.
         torrent: TorrentKey,

@@ -29,6 +29,8 @@ pub struct Config {
     pub stride: usize,
     /// Requests are kept outstanding for so much time at the present rate.
     pub queue_time: Duration,
+    /// Requests kept outstanding at one peer at most; [`limits::REQUESTS_OUT`] is the ceiling.
+    pub requests_out: usize,
     /// A peer that owes blocks and has sent none for so long is snubbed.
     pub snub_timeout: Duration,
     /// How often the record for resuming is saved while something changes.
@@ -48,6 +50,7 @@ impl Default for Config {
             predict: true,
             stride: 64,
             queue_time: Duration::from_secs(2),
+            requests_out: limits::REQUESTS_OUT,
             snub_timeout: Duration::from_secs(30),
             save_interval: Duration::from_secs(30),
         }

@@ -22,8 +22,13 @@ use crate::wire::PIECE_HEADER_LEN;
 
 /// Bytes one connection may move in one turn, each way.
 pub const SHARE: usize = 2 << 20;
+/// What a byte that is no payload counts for besides itself: there are 14,000 `have` messages in
+/// a full scratch buffer, and a peer that sends nothing else shall not keep the others waiting.
+const MESSAGE_COST: usize = 15;
 /// Length of the scratch buffer that all connections share.
 const SCRATCH: usize = 128 << 10;
+/// Bytes that one read takes at least.
+const LEAST: usize = 4 << 10;
 /// Bytes that one write offers to a stream.
 const OFFER: usize = 1 << 20;
 
@@ -175,9 +180,13 @@ fn recv_predicted(
             }
         }
     }
-    let asked = plan.total().min(aim.max);
     let mut io = storage.regions(plan);
     io.limit(aim.max);
+    // What the system is asked for, not what was planned: less than this means that there is no more.
+    let asked = io.total();
+    if asked == 0 {
+        return Ok(0);
+    }
     let n = match stream.read_regions(&mut io) {
         Ok(0) => return Err(Outcome::Ended(Some(CloseReason::Eof))),
         Ok(n) => n,
@@ -274,33 +283,41 @@ fn recv_scratch(
     if bufs.scratch.is_empty() {
         bufs.scratch = vec![0; SCRATCH];
     }
-    let n = match stream.read(&mut bufs.scratch) {
+    // Under a limit a read is small, but never so small that messages come by the byte.
+    let room = s.room(now, conn).clamp(LEAST, SCRATCH);
+    let n = match stream.read(&mut bufs.scratch[..room]) {
         Ok(0) => return Err(Outcome::Ended(Some(CloseReason::Eof))),
         Ok(n) => n,
         Err(e) if e.kind() == io::ErrorKind::Interrupted => return Ok(1),
         Err(e) => return Err(ended(&e)),
     };
-    feed_all(s, storage, now, conn, &bufs.scratch[..n]);
-    s.pace(conn, SCRATCH, n);
+    let messages = feed_all(s, storage, now, conn, &bufs.scratch[..n]);
+    s.pace(conn, room, n);
     // A short read means that the stream is empty; the next arrival is an event.
-    if n < SCRATCH { Err(Outcome::Blocked) } else { Ok(n) }
+    if n < room { Err(Outcome::Blocked) } else { Ok(n + messages * MESSAGE_COST) }
 }
 
-/// Feeds bytes that are in memory already; payload among them is copied to its place.
-fn feed_all(s: &mut Session, storage: &mut dyn Storage, now: Instant, conn: ConnKey, mut data: &[u8]) {
+/// Feeds bytes that are in memory already; payload among them is copied to its place. Returns how many
+/// were none.
+fn feed_all(s: &mut Session, storage: &mut dyn Storage, now: Instant, conn: ConnKey, mut data: &[u8]) -> usize {
+    let mut messages = 0;
     while !data.is_empty() {
-        data = &data[s.feed(now, conn, data)..];
+        let used = s.feed(now, conn, data);
+        messages += used;
+        data = &data[used..];
         if data.is_empty() {
-            return;
+            break;
         }
-        let Some((torrent, block, at)) = s.placing(conn) else { return };
+        let Some((torrent, block, at)) = s.placing(conn) else { break };
         let take = data.len().min((block.len - at) as usize);
         if let Err(e) = storage.write(torrent, block.piece, block.begin + at, &data[..take]) {
-            return disk_failed(s, now, torrent, &e);
+            disk_failed(s, now, torrent, &e);
+            break;
         }
         s.filled(now, conn, take, &[block], false, &[]);
         data = &data[take..];
     }
+    messages
 }
 
 /// Sends on one connection.

@@ -94,8 +94,12 @@ pub(super) struct Get {
     pub(super) trackers: Vec<String>,
     pub(super) no_tracker: bool,
     pub(super) verify: bool,
+    /// Give up privileges that are not needed.
+    pub(super) sandbox: bool,
     pub(super) storage: Backend,
     pub(super) lane: Lane,
+    /// `None`: as the machine allows.
+    pub(super) memory: Option<usize>,
 }
 
 /// Where a torrent comes from.
@@ -208,6 +212,10 @@ seed for so many minutes, or 90s 5m 2h, or 'inf'
 (default 60). What comes first ends seeding; giving
 only one of the two goals leaves out the other";
 
+const MEMORY: &str = "\
+keep buffers, windows and queues within SIZE: 4M, 512K
+(default: an eighth of what there is, at most 32M)";
+
 const PORT: &str = "\
 listen on this port, the first free one of a range,
 or 0 for any (default 6881-6999)";
@@ -231,7 +239,9 @@ const TABLE: &[Row] = &[
     row("", "peer", "HOST:PORT", GET, "connect to this peer; repeatable"),
     row("", "tracker", "URL", GET, "use this tracker too; repeatable"),
     row("", "no-tracker", "", GET, "do not use the torrent's own trackers"),
+    row("", "memory", "SIZE", GET, MEMORY),
     row("", "storage", "HOW", GET | CHECK, "file access: auto, map or io"),
+    row("", "no-sandbox", "", GET, "give up no privileges"),
     row("", "lane", "HOW", GET, "way of blocks to disk: auto, direct, gather, scratch"),
     row("", "json", "", ALL, "JSON on standard output: a line per event, or one\nobject from show and check"),
     row("q", "quiet", "", ALL, "no progress; only errors"),
@@ -376,8 +386,10 @@ fn get(given: &Given, operands: Vec<OsString>, probe: &dyn Fn(&Path) -> Probe) -
         trackers: given.values("tracker", tracker)?,
         no_tracker: given.flag("no-tracker"),
         verify: given.flag("verify"),
+        sandbox: !given.flag("no-sandbox"),
         storage: given.value("storage", backend)?.unwrap_or_default(),
         lane: given.value("lane", lane)?.unwrap_or_default(),
+        memory: given.value("memory", memory)?,
     })))
 }
 
@@ -560,6 +572,12 @@ fn ratio(text: &str) -> Result<Option<f64>, &'static str> {
 }
 
 /// Bytes per second; 0 is no limit.
+fn memory(text: &str) -> Result<usize, &'static str> {
+    const WANTED: &str = "a size from 1M on, as 4M or 1500K";
+    let size = rate(text).ok().flatten().and_then(|n| usize::try_from(n).ok());
+    size.filter(|&n| n >= crate::net::LoopConfig::MEMORY_LEAST).ok_or(WANTED)
+}
+
 fn rate(text: &str) -> Result<Option<u64>, &'static str> {
     const WANTED: &str = "bytes per second, as 64000, 500K or 2.5M";
     let (n, unit) = decimal(text).ok_or(WANTED)?;

@@ -15,6 +15,7 @@ pub mod resolve;
 mod room;
 mod state;
 mod turns;
+mod udp;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::io;
@@ -38,6 +39,7 @@ use listen::Listeners;
 use resolve::{DnsResolver, Resolve};
 use state::StateDir;
 pub use turns::TurnTimes;
+use udp::Datagrams;
 
 /// Tokens of connections are their slots; all others lie at the end of the range.
 const SPECIAL: usize = usize::MAX - 4096;
@@ -45,10 +47,14 @@ const DNS_FIRST: usize = SPECIAL;
 const DNS_COUNT: usize = 2048;
 const LISTEN_FIRST: usize = DNS_FIRST + DNS_COUNT;
 const LISTEN_COUNT: usize = 64;
-const FOREIGN_FIRST: usize = LISTEN_FIRST + LISTEN_COUNT;
+const UDP_FIRST: usize = LISTEN_FIRST + LISTEN_COUNT;
+const UDP_COUNT: usize = 2;
+const FOREIGN_FIRST: usize = UDP_FIRST + UDP_COUNT;
 
 /// Bytes hashed and written in one turn.
 const WORK: usize = 4 << 20;
+/// Datagrams received in one turn.
+const DATAGRAMS: usize = 256;
 /// Descriptors ran out: nothing is accepted for so long.
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 /// Connections accepted in one turn, so that a storm of them does not keep peers waiting.
@@ -95,6 +101,34 @@ impl Default for LoopConfig {
     }
 }
 
+impl LoopConfig {
+    /// Memory that is used when it is there: more makes nothing faster.
+    pub const MEMORY: usize = 32 << 20;
+    /// Less than this is taken as this.
+    pub const MEMORY_LEAST: usize = 1 << 20;
+
+    /// Fits everything that grows with speed, or with the number of peers, into about `bytes`: payload that waits to
+    /// be hashed and written, mapped windows, outstanding requests, connections.
+    ///
+    /// A half and an eighth is for payload; as much as the rest is mapped, and given back under pressure.
+    #[must_use]
+    pub fn with_memory(mut self, bytes: usize) -> Self {
+        let bytes = bytes.clamp(Self::MEMORY_LEAST, Self::MEMORY);
+        let storage = StorageConfig::default();
+        self.storage.gather_limit = (bytes / 8 * 5).min(storage.gather_limit);
+        self.storage.map_limit = (bytes / 2).min(storage.map_limit);
+        self.storage.window = (self.storage.map_limit / 8).next_power_of_two().clamp(64 << 10, storage.window);
+        if bytes < Self::MEMORY / 2 {
+            // A peer costs about a kilobyte, and 24 bytes for each request.
+            let peers = bytes / (32 << 10);
+            self.session.max_peers = self.session.max_peers.min(peers);
+            self.session.max_peers_torrent = self.session.max_peers_torrent.min(peers);
+            self.session.requests_out = self.session.requests_out.min(bytes / (8 << 10));
+        }
+        self
+    }
+}
+
 /// What is left after a turn.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Turn {
@@ -118,6 +152,7 @@ pub struct Loop {
     held: (Vec<ConnKey>, Option<Instant>),
     listeners: Listeners,
     accept_again: Option<Instant>,
+    udp: Datagrams,
     turns: TurnTimes,
     bind: Vec<IpAddr>,
     resolver: DnsResolver,
@@ -138,6 +173,8 @@ impl Loop {
         let poll = Poll::new()?;
         let mut listeners = Listeners::open(config.port, &config.bind)?;
         listeners.register(poll.registry(), LISTEN_FIRST)?;
+        let mut udp = Datagrams::open(listeners.port(), &config.bind);
+        udp.register(poll.registry(), UDP_FIRST)?;
         let mut session = Session::new(config.session, seed);
         session.set_port(listeners.port());
         let word = u64::from_le_bytes(seed[..8].try_into().expect("eight bytes"));
@@ -155,6 +192,7 @@ impl Loop {
             held: (Vec::new(), None),
             listeners,
             accept_again: None,
+            udp,
             turns: TurnTimes::default(),
             bind: config.bind,
             resolver,
@@ -253,7 +291,7 @@ impl Loop {
 
     /// How long the next turn may wait; `None` is for ever.
     pub fn timeout(&self) -> Option<Duration> {
-        if !self.ready.is_empty() || self.disk_more {
+        if !self.ready.is_empty() || self.disk_more || self.udp.is_ready() {
             return Some(Duration::ZERO);
         }
         let at = earlier(self.session.poll_timeout(), self.resolver.deadline());
@@ -288,6 +326,10 @@ impl Loop {
             self.accept_all();
         }
         self.resolved();
+        for _ in 0..DATAGRAMS {
+            let Some((from, data)) = self.udp.recv() else { break };
+            self.session.handle_datagram(self.now, from, data);
+        }
         if self.session.poll_timeout().is_some_and(|at| at <= self.now) {
             self.session.handle(self.now, Input::Tick);
         }
@@ -298,7 +340,10 @@ impl Loop {
         }
         self.disk_more = self.disk.work(WORK);
         self.disk_done();
-        let more = !self.ready.is_empty() || self.disk_more || self.accept_again.is_some_and(|at| at <= self.now);
+        let more = !self.ready.is_empty()
+            || self.disk_more
+            || self.udp.is_ready()
+            || self.accept_again.is_some_and(|at| at <= self.now);
         let end = u64::try_from(self.start.elapsed().as_micros()).unwrap_or(u64::MAX);
         self.turns.add(Instant::from_micros(end) - self.now);
         Ok(if more { Turn::More } else { Turn::Idle })
@@ -307,6 +352,7 @@ impl Loop {
     fn on_event(&mut self, event: &Event) {
         match event.token().0 {
             token if token >= FOREIGN_FIRST => self.foreign.push_back(event.token()),
+            token if token >= UDP_FIRST => self.udp.on_ready(token - UDP_FIRST),
             token if token >= LISTEN_FIRST => self.accept_all(),
             token if token >= DNS_FIRST => self.resolver.on_ready(self.now, event.token()),
             slot => {
@@ -471,6 +517,17 @@ impl Loop {
 
     /// Does what the session asks for, and what follows from that.
     fn carry_out(&mut self) {
+        loop {
+            self.carry_out_actions();
+            let mut data = Vec::new();
+            let Some(to) = self.session.poll_datagram(&mut data) else { break };
+            if let Err(e) = self.udp.send(to, &data) {
+                self.session.handle(self.now, Input::Unsent { to, error: e.to_string() });
+            }
+        }
+    }
+
+    fn carry_out_actions(&mut self) {
         while let Some(action) = self.session.poll_action() {
             match action {
                 Action::Connect { conn, addr } => self.connect(conn, addr),
@@ -562,7 +619,9 @@ impl Loop {
             return;
         }
         if let Err(e) = self.disk.flush(torrent) {
-            log::error!("{e}");
+            // Which blocks it dropped is not told; the record must not name any of them.
+            self.session.handle(self.now, Input::PieceLost { torrent, piece: None });
+            pump::disk_failed(&mut self.session, self.now, torrent, &e);
         }
         let files = self.session.metainfo(torrent).map_or(0, |m| m.files.len());
         let stamps = self.stamps(torrent, files);
@@ -589,7 +648,12 @@ impl Loop {
                 Done::Hashed { torrent, piece, ok, blocks } => {
                     self.session.handle(self.now, Input::Hashed { torrent, piece, ok, blocks });
                 }
-                Done::Failed { torrent, error, .. } => pump::disk_failed(&mut self.session, self.now, torrent, &error),
+                Done::Failed { torrent, piece, error } => {
+                    if piece.is_some() {
+                        self.session.handle(self.now, Input::PieceLost { torrent, piece });
+                    }
+                    pump::disk_failed(&mut self.session, self.now, torrent, &error);
+                }
             }
             self.carry_out();
         }

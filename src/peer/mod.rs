@@ -27,6 +27,9 @@ use crate::rate::Rate;
 use crate::time::{Duration, Instant};
 use crate::wire::{Decoder, HandshakeReader};
 
+/// Requests that are outstanding at a peer whose rate is not known yet.
+const QUEUE_START: u32 = 16;
+
 /// What a connection is for.
 #[derive(Debug)]
 pub enum Conn {
@@ -165,7 +168,7 @@ pub struct Peer {
     pub given_since_unchoke: u64,
     /// Nothing is asked of it before then: it has just refused something.
     pub hold_until: Instant,
-    /// The driver has been told that something waits for this peer.
+    /// A `Wake` for this peer is among the actions that wait for the driver.
     pub woken: bool,
     /// The timer that is armed for it.
     pub timer: Instant,
@@ -217,7 +220,7 @@ impl Peer {
             withdrawn: 0,
             unasked: 0,
             serving: VecDeque::new(),
-            queue_target: 16,
+            queue_target: QUEUE_START,
             slow_start: true,
             slow_start_mark: (now, 0),
             reqq: limits::REQUESTS_OUT_DEFAULT as u32,
@@ -245,6 +248,11 @@ impl Peer {
     /// Messages flow.
     pub fn is_live(&self) -> bool {
         matches!(self.phase, Phase::Live)
+    }
+
+    /// More waits for its socket, blocks apart, than a peer that reads would let pile up.
+    pub fn is_stuck(&self) -> bool {
+        self.outbox.control_len() > limits::OUTBOX
     }
 
     /// It dialled us and has not said who it is.
@@ -278,7 +286,7 @@ impl Peer {
             return;
         }
         self.snubbed = false;
-        let cap = limits::REQUESTS_OUT as u32;
+        let cap = config.requests_out.clamp(4, limits::REQUESTS_OUT) as u32;
         if self.slow_start {
             self.queue_target = (self.queue_target + blocks).min(cap);
             let (since, rate) = self.slow_start_mark;
@@ -291,6 +299,14 @@ impl Peer {
             let ahead = self.received.get(now).saturating_mul(config.queue_time.as_millis() as u64) / 1000;
             self.queue_target = u32::try_from(ahead / u64::from(BLOCK_LEN)).unwrap_or(cap).clamp(4, cap);
         }
+    }
+
+    /// It choked us: the pipeline starts small again, or flapping would cost us a full one each time.
+    pub fn on_choke(&mut self, now: Instant) {
+        self.choked = true;
+        self.queue_target = QUEUE_START;
+        self.slow_start = true;
+        self.slow_start_mark = (now, 0);
     }
 
     /// What its next deadline is: a timeout of its phase, a keep-alive, or a snub.

@@ -63,6 +63,8 @@ pub struct TrackerConn {
     pub outbox: Outbox,
     /// The whole is given up then.
     pub deadline: Instant,
+    /// Over HTTP, the address in use is given up then, if there is another; [`Instant::FAR`] once it answered.
+    pub patience: Instant,
     /// Why the last address failed.
     pub last_error: Option<String>,
     /// The only family it may use, when another leg has the other: true for IPv6.
@@ -107,6 +109,7 @@ impl TrackerConn {
             addr: None,
             outbox: Outbox::default(),
             deadline,
+            patience: Instant::FAR,
             last_error: None,
             family: None,
             sibling: None,
@@ -125,7 +128,7 @@ impl TrackerConn {
     /// When it wants to be looked after: a datagram to repeat, or the end of patience.
     pub fn next(&self) -> Instant {
         match &self.transport {
-            Transport::Http(_) => self.deadline,
+            Transport::Http(_) => self.deadline.min(self.patience),
             Transport::Udp(t) => self.deadline.min(t.deadline()),
         }
     }

@@ -11,8 +11,8 @@
 
 use super::{Action, CloseReason, Session, Want, cx};
 use crate::config::limits;
-use crate::id::{Block, ConnKey};
-use crate::peer::{Chunk, Conn, Peer, Phase, Receiving};
+use crate::id::{BLOCK_LEN, Block, ConnKey};
+use crate::peer::{Chunk, Conn, Peer, Phase};
 use crate::time::Instant;
 use crate::torrent::Torrent;
 use crate::wire::{self, Event, Handshake, HandshakeEvent, PIECE_HEADER_LEN};
@@ -39,11 +39,16 @@ impl Session {
         if !peer.is_live() {
             return Want::Bytes;
         }
-        let budget = self.down.available(now);
-        if budget == 0 {
-            return Want::Nothing { until: self.down.ready_at(now, u64::from(crate::id::BLOCK_LEN)) };
+        if self.down.rate().is_some() {
+            let ready = self.down.ready_at(now, u64::from(BLOCK_LEN));
+            if !self.down_turns.may(now, conn) || self.down.available(now) == 0 {
+                return Want::Nothing { until: self.down_turns.wait(now, conn, ready) };
+            }
         }
-        let max = usize::try_from(budget).unwrap_or(usize::MAX);
+        let max = self.room(now, conn);
+        if self.down_turns.others(conn) > 0 {
+            self.down_turns.yield_to_others(now, conn, now);
+        }
         let torrent = match peer.torrent.and_then(|k| self.torrents.get(k)) {
             Some(t) => t,
             None => return Want::Bytes,
@@ -66,6 +71,15 @@ impl Session {
         Want::Payload { torrent: torrent.key, run, at, at_header, max }
     }
 
+    /// How many bytes one read may bring now: a share of what the limit allows, if there is one.
+    pub fn room(&self, now: Instant, conn: ConnKey) -> usize {
+        let budget = usize::try_from(self.down.available(now)).unwrap_or(usize::MAX);
+        match self.down_turns.others(conn) {
+            0 => budget,
+            n => budget.min((budget / (n + 1)).max(BLOCK_LEN as usize + PIECE_HEADER_LEN)),
+        }
+    }
+
     /// The block whose payload comes next and has a place, and how much of it has come.
     pub fn placing(&self, conn: ConnKey) -> Option<(crate::id::TorrentKey, Block, u32)> {
         let peer = self.conns.get(conn)?.peer()?;
@@ -85,6 +99,7 @@ impl Session {
             Some(Conn::Peer(p)) => p.last_in = now,
             Some(Conn::Tracker(_)) => {
                 self.feed_tracker(now, conn, input);
+                self.dial(now);
                 return input.len();
             }
             None => return input.len(),
@@ -93,11 +108,21 @@ impl Session {
             match self.feed_some(now, conn, &input[used..]) {
                 Step::Go(n) => used += n,
                 Step::Place => break,
-                Step::Gone => return input.len(),
+                Step::Gone => used = input.len(),
             }
         }
-        self.arm_touched(now);
+        self.kick(now, conn);
         used
+    }
+
+    /// Blocks that came free while a read was handled go to whoever has room, once a read.
+    fn kick(&mut self, now: Instant, conn: ConnKey) {
+        let key = self.conns.get(conn).and_then(Conn::peer).and_then(|p| p.torrent);
+        if let Some(t) = key.and_then(|k| self.torrents.get_mut(k)) {
+            t.kick_idle(&mut cx!(self, now));
+        }
+        self.arm_touched(now);
+        self.dial(now);
     }
 
     fn feed_some(&mut self, now: Instant, conn: ConnKey, input: &[u8]) -> Step {
@@ -117,7 +142,7 @@ impl Session {
         // The decoder is taken out while its event, which may borrow from it, is handled.
         let mut decoder = std::mem::take(&mut peer.decoder);
         let mut cx = cx!(self, now);
-        let (used, verdict) = match decoder.feed(input) {
+        let (used, mut verdict) = match decoder.feed(input) {
             Err(e) => (0, Err(CloseReason::Protocol(e.to_string()))),
             Ok((n, None)) => (n, Ok(())),
             Ok((n, Some(Event::Message(m)))) => (n, torrent.on_message(&mut cx, conn, &m)),
@@ -126,10 +151,9 @@ impl Session {
         let key = torrent.key;
         if let Some(Conn::Peer(peer)) = self.conns.get_mut(conn) {
             peer.decoder = decoder;
-            // A block without payload: some clients mean a rejection by it.
-            if let Some(Receiving { block, .. }) = peer.receiving.filter(|r| r.block.len == 0) {
-                peer.receiving = None;
-                peer.asked.retain(|a| a.block.piece != block.piece || a.block.begin != block.begin);
+            // Whatever it is that makes us answer: one that reads none of the answers is not worth the memory.
+            if verdict.is_ok() && peer.is_stuck() {
+                verdict = Err(CloseReason::Protocol("asks for more answers than it reads".to_owned()));
             }
         }
         if let Err(why) = verdict {
@@ -144,10 +168,11 @@ impl Session {
         let Phase::Handshake(reader) = &mut peer.phase else { return Step::Gone };
         let (used, verdict) = match reader.feed(input) {
             Err(e) => (0, Err(CloseReason::Protocol(e.to_string()))),
+            // Behind a complete handshake that led nowhere.
+            Ok((0, None)) => (input.len(), Ok(())),
             Ok((n, None)) => (n, Ok(())),
             Ok((n, Some(HandshakeEvent::InfoHash(_, hash)))) => (n, self.on_info_hash(conn, &hash)),
             Ok((n, Some(HandshakeEvent::Done(theirs)))) => {
-                let incoming = peer.incoming;
                 let key = peer.torrent;
                 let verdict =
                     self.make_room(now, conn).and_then(|()| match key.and_then(|k| self.torrents.get_mut(k)) {
@@ -156,9 +181,6 @@ impl Session {
                         }
                         _ => Err(CloseReason::UnknownInfoHash),
                     });
-                if verdict.is_ok() && incoming {
-                    self.strangers -= 1;
-                }
                 if let Some(key) = key {
                     self.arm(now, key);
                 }
@@ -229,7 +251,7 @@ impl Session {
                 return n;
             }
         }
-        self.arm_touched(now);
+        self.kick(now, conn);
         used
     }
 
@@ -264,6 +286,9 @@ impl Session {
     /// The driver tells how its last read went: `asked` bytes of room, `got` bytes. A peer that
     /// fills what it is offered is offered more; one that does not goes back to the scratch path.
     pub fn pace(&mut self, conn: ConnKey, asked: usize, got: usize) {
+        if got < asked {
+            self.down_turns.forget(conn); // there is no more
+        }
         if !self.config.predict {
             return;
         }
@@ -283,21 +308,24 @@ impl Session {
     /// to try again if a limit held something back.
     pub fn offer(&mut self, now: Instant, conn: ConnKey) -> Option<Instant> {
         let Some(Conn::Peer(p)) = self.conns.get_mut(conn) else { return None };
-        p.woken = false;
-        let mut budget = self.up.available(now);
+        let limited = self.up.rate().is_some();
         while let Some(block) = p.serving.front().copied() {
             if p.outbox.payload_len() >= OUTBOX_PAYLOAD {
                 break;
             }
-            if budget == 0 {
-                return Some(self.up.ready_at(now, u64::from(block.len)));
+            if limited && (!self.up_turns.may(now, conn) || self.up.available(now) == 0) {
+                let ready = self.up.ready_at(now, u64::from(block.len));
+                return Some(self.up_turns.wait(now, conn, ready));
             }
-            budget = budget.saturating_sub(u64::from(block.len));
             self.up.take(now, u64::from(block.len));
             p.serving.pop_front();
             self.stats.requests_in -= 1;
             p.outbox.push_block(block);
+            if limited && self.up_turns.others(conn) > 0 {
+                return Some(self.up_turns.yield_to_others(now, conn, now));
+            }
         }
+        self.up_turns.forget(conn);
         None
     }
 

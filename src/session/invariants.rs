@@ -20,6 +20,7 @@ impl Session {
         let (mut live, mut strangers, mut dialled, mut waiting) = (0, 0, 0, 0);
         for (_, conn) in self.conns.iter() {
             let Conn::Peer(p) = conn else { continue };
+            assert!(p.torrent.is_none_or(|t| self.torrents.get(t).is_some()), "a peer of no torrent: {}", p.addr);
             live += usize::from(p.is_live());
             strangers += usize::from(p.incoming && !p.is_live());
             dialled += usize::from(!p.incoming && !p.is_live());

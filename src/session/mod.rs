@@ -22,8 +22,11 @@ mod data;
 mod external;
 mod invariants;
 mod room;
+#[cfg(test)]
+mod tests;
 mod timers;
 mod trackers;
+mod turns;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
@@ -43,6 +46,7 @@ use crate::torrent::{Cx, Me, Torrent, lookup_conn};
 use crate::tracker::udp::ConnectionIds;
 use external::External;
 use timers::{Timer, Timers};
+use turns::Turns;
 
 /// How long a shutdown waits for trackers to hear of it.
 const SHUTDOWN: Duration = Duration::from_millis(2500);
@@ -67,6 +71,9 @@ pub struct Session {
     rates: (Rate, Rate),
     down: Bucket,
     up: Bucket,
+    /// Who waits for either.
+    down_turns: Turns,
+    up_turns: Turns,
     /// Incoming connections that have not said what they want.
     strangers: usize,
     /// UDP transactions under way, by transaction id.
@@ -74,6 +81,9 @@ pub struct Session {
     ids: ConnectionIds,
     datagrams: VecDeque<(SocketAddr, Vec<u8>)>,
     external: External,
+    /// Some torrent has an address that is due; which one dials first.
+    to_dial: bool,
+    turn: usize,
     shutdown: Option<Instant>,
 }
 
@@ -90,6 +100,7 @@ macro_rules! cx {
             stats: &mut $self.stats,
             me: &$self.me,
             touched: &mut $self.touched,
+            strangers: &mut $self.strangers,
         }
     };
 }
@@ -123,11 +134,15 @@ impl Session {
             touched: Vec::new(),
             stats: Stats::default(),
             rates: (Rate::new(Duration::from_secs(5)), Rate::new(Duration::from_secs(5))),
+            down_turns: Turns::default(),
+            up_turns: Turns::default(),
             strangers: 0,
             transactions: BTreeMap::new(),
             ids: ConnectionIds::default(),
             datagrams: VecDeque::new(),
             external: External::default(),
+            to_dial: false,
+            turn: 0,
             shutdown: None,
         }
     }
@@ -176,6 +191,7 @@ impl Session {
         let t = self.torrents.get_mut(key).ok_or(Error::NoSuchTorrent)?;
         f(t, &mut cx!(self, now));
         self.arm(now, key);
+        self.dial(now);
         Ok(())
     }
 
@@ -206,7 +222,7 @@ impl Session {
 
     /// Fetches in order, or rarest first.
     pub fn set_sequential(&mut self, key: TorrentKey, on: bool) -> Result<(), Error> {
-        self.torrents.get_mut(key).ok_or(Error::NoSuchTorrent)?.picker.set_sequential(on);
+        self.torrents.get_mut(key).ok_or(Error::NoSuchTorrent)?.set_sequential(on);
         Ok(())
     }
 
@@ -352,17 +368,27 @@ impl Session {
                 let _ = self.command(now, torrent, |t, cx| t.on_hashed(cx, piece, ok, blocks.as_deref()));
             }
             Input::Unsent { to, error } => self.on_unsent(now, to, &error),
+            Input::PieceLost { torrent, piece } => {
+                let _ = self.command(now, torrent, |t, cx| t.on_piece_lost(cx, piece));
+            }
             Input::DiskFailed { torrent, error, kind } => {
                 let _ = self.command(now, torrent, |t, cx| t.fail(cx, error, kind));
             }
             Input::Tick => self.tick(now),
         }
         self.arm_touched(now);
+        self.dial(now);
     }
 
     /// What to do next.
     pub fn poll_action(&mut self) -> Option<Action> {
-        self.actions.pop_front()
+        let action = self.actions.pop_front();
+        if let Some(Action::Wake { conn }) = action {
+            if let Some(p) = self.conns.get_mut(conn).and_then(Conn::peer_mut) {
+                p.woken = false;
+            }
+        }
+        action
     }
 
     /// What happened next. Pull them: of those nobody pulls, the oldest are lost at
@@ -383,11 +409,11 @@ impl Session {
     }
 
     fn tick(&mut self, now: Instant) {
-        while let Some(timer) = self.timers.pop(now) {
+        while let Some((at, timer)) = self.timers.pop(now) {
             match timer {
-                Timer::Conn(conn) => self.on_conn_timer(now, conn),
+                Timer::Conn(conn) => self.on_conn_timer(now, at, conn),
                 Timer::Torrent(key) => {
-                    if let Some(t) = self.torrents.get_mut(key) {
+                    if let Some(t) = self.torrents.get_mut(key).filter(|t| t.timer == at) {
                         t.timer = Instant::FAR;
                         t.tick(&mut cx!(self, now));
                         self.arm(now, key);
@@ -398,8 +424,9 @@ impl Session {
         }
     }
 
-    fn on_conn_timer(&mut self, now: Instant, conn: ConnKey) {
+    fn on_conn_timer(&mut self, now: Instant, at: Instant, conn: ConnKey) {
         match self.conns.get_mut(conn) {
+            Some(Conn::Peer(p)) if p.timer != at => {}
             Some(Conn::Peer(p)) => {
                 p.timer = Instant::FAR;
                 let due = p.deadline(&self.config) <= now;
@@ -468,18 +495,46 @@ impl Session {
     /// Ends a peer connection.
     fn close(&mut self, now: Instant, conn: ConnKey, why: CloseReason) {
         let Some(Conn::Peer(peer)) = self.conns.get(conn) else { return };
-        let (incoming, live) = (peer.incoming, peer.is_live());
-        if incoming && !live {
-            self.strangers -= 1;
-        }
+        let stranger = peer.incoming && !peer.is_live();
         if let Some(t) = peer.torrent.and_then(|k| self.torrents.get_mut(k)) {
             t.close(&mut cx!(self, now), conn, why);
             let key = t.key;
             self.arm(now, key);
         } else {
             log::debug!("peer {}: closed: {why}", peer.addr);
+            self.strangers -= usize::from(stranger);
             self.conns.remove(conn);
             self.actions.push_back(Action::Close { conn, why });
+        }
+    }
+
+    // ---------------------------------------------------------------- dialling
+
+    fn may_dial(&self) -> bool {
+        let s = &self.stats;
+        s.half_open < self.config.half_open && s.peers + s.half_open < self.config.max_peers
+    }
+
+    /// Dials addresses that are due while there is room, one torrent after the other, so that none
+    /// keeps the others from their turn. When there is none it waits for a connection to end.
+    pub(super) fn dial(&mut self, now: Instant) {
+        while self.to_dial && self.may_dial() {
+            self.to_dial = false;
+            let mut keys: Vec<_> = self.torrents.keys().collect();
+            let first = self.turn % keys.len().max(1);
+            keys.rotate_left(first);
+            for key in keys {
+                if !self.may_dial() {
+                    self.to_dial = true;
+                    return;
+                }
+                self.turn = self.turn.wrapping_add(1);
+                let Some(t) = self.torrents.get_mut(key) else { continue };
+                if t.wants_to_dial(now, &self.config) {
+                    t.dial(&mut cx!(self, now));
+                }
+                self.arm(now, key);
+            }
         }
     }
 
@@ -487,7 +542,8 @@ impl Session {
 
     fn arm(&mut self, now: Instant, key: TorrentKey) {
         let Some(t) = self.torrents.get_mut(key) else { return };
-        if let Some(at) = t.deadline(&self.config).filter(|at| *at < t.timer) {
+        self.to_dial |= t.wants_to_dial(now, &self.config);
+        if let Some(at) = t.deadline(now, &self.config).filter(|at| *at < t.timer) {
             // A deadline in the past means work that a limit holds back: look again soon.
             let at = if at <= now { now + Duration::from_millis(100) } else { at };
             if at < t.timer {

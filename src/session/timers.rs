@@ -1,5 +1,6 @@
-//! Deadlines in a heap. Nothing is ever removed early: a timer that fires for something that has
-//! moved its deadline, or is gone, does nothing and is armed anew by its owner.
+//! Deadlines in a heap. Nothing is ever removed early: each owner remembers the one time that it is
+//! armed for, and a timer that fires at another, or for something that is gone, is stale and does
+//! nothing. Were it to arm its owner anew, each nearer deadline would add a timer for good.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -29,7 +30,7 @@ impl Timers {
         self.heap.peek().map(|Reverse((at, _))| *at)
     }
 
-    /// How many are armed.
+    /// How many are armed, stale ones included.
     pub(super) fn len(&self) -> usize {
         self.heap.len()
     }
@@ -40,12 +41,12 @@ impl Timers {
         self.heap.shrink_to(2 * self.heap.len());
     }
 
-    /// The next timer that is due.
-    pub(super) fn pop(&mut self, now: Instant) -> Option<Timer> {
+    /// The next timer that is due, and when it was due.
+    pub(super) fn pop(&mut self, now: Instant) -> Option<(Instant, Timer)> {
         if self.next()? > now {
             return None;
         }
-        self.heap.pop().map(|Reverse((_, timer))| timer)
+        self.heap.pop().map(|Reverse(entry)| entry)
     }
 }
 
@@ -61,8 +62,8 @@ mod tests {
         t.arm(at(1), Timer::Conn(ConnKey::new(1, 0)));
         assert_eq!(t.next(), Some(at(1)));
         assert_eq!(t.pop(Instant::from_millis(999)), None);
-        assert_eq!(t.pop(at(2)), Some(Timer::Conn(ConnKey::new(1, 0))));
-        assert_eq!(t.pop(at(2)), Some(Timer::Shutdown));
+        assert_eq!(t.pop(at(2)), Some((at(1), Timer::Conn(ConnKey::new(1, 0)))));
+        assert_eq!(t.pop(at(2)), Some((at(2), Timer::Shutdown)));
         assert_eq!(t.pop(at(9)), None);
     }
 }

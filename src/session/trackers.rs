@@ -11,6 +11,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use super::{Action, CloseReason, Session, cx};
+use crate::config::limits;
 use crate::id::ConnKey;
 use crate::peer::{Conn, Other, Outbox, TrackerConn, Transport};
 use crate::time::Instant;
@@ -129,7 +130,9 @@ impl Session {
         match &mut t.transport {
             Transport::Http(_) => {
                 t.outbox = Outbox::default();
+                t.patience = now + limits::CONNECT_TIMEOUT;
                 self.actions.push_back(Action::Connect { conn, addr });
+                self.arm_conn(now, conn);
             }
             Transport::Udp(udp) => {
                 self.transactions.remove(&udp.transaction());
@@ -196,6 +199,7 @@ impl Session {
     /// The stream to a tracker is open.
     pub(super) fn on_tracker_connected(&mut self, conn: ConnKey) {
         let Some(t) = self.tracker(conn) else { return };
+        t.patience = Instant::FAR;
         if let Transport::Http(http) = &t.transport {
             let request = http.request();
             t.outbox.push_bytes(&request);
@@ -243,7 +247,14 @@ impl Session {
         if t.deadline <= now {
             return self.end(now, conn, Err(TrackerError::Timeout));
         }
-        let Transport::Udp(udp) = &t.transport else { return };
+        let Transport::Udp(udp) = &t.transport else {
+            if t.patience <= now && !t.addrs.is_empty() {
+                t.last_error = Some(CloseReason::ConnectTimeout.to_string());
+                self.actions.push_back(Action::Close { conn, why: CloseReason::ConnectTimeout });
+                self.try_next_address(now, conn);
+            }
+            return;
+        };
         if udp.deadline() > now {
             return;
         }

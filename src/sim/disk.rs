@@ -57,19 +57,19 @@ struct Piece {
 
 /// What goes wrong, in thousandths of the calls concerned.
 #[derive(Clone, Copy, Default, Debug)]
-pub struct DiskFaults {
+pub(super) struct DiskFaults {
     /// Bytes that can be written until the disk is full.
-    pub room: Option<u64>,
+    pub(super) room: Option<u64>,
     /// Writing fails with an I/O error.
-    pub write: u32,
+    pub(super) write: u32,
     /// Reading fails with an I/O error.
-    pub read: u32,
+    pub(super) read: u32,
     /// A system call on a region of storage is an `EFAULT`.
-    pub fault: u32,
+    pub(super) fault: u32,
     /// There is no place, and the scratch path must be taken.
-    pub no_place: u32,
+    pub(super) no_place: u32,
     /// Hashing a piece takes up to so long.
-    pub slow_hash: Duration,
+    pub(super) slow_hash: Duration,
 }
 
 #[derive(Debug)]

@@ -543,6 +543,8 @@ impl Net {
 
     fn after_write(&mut self, key: WireKey, s: usize, from: usize, n: usize, first: u64) {
         let w = &mut self.wires[key.index as usize];
+        // Only what begins like a handshake is one.
+        w.plain &= first > 0 || w.pipes[s].buf[from] == 19;
         if w.plain && first < 28 {
             // The reserved bytes of a handshake.
             for (i, b) in w.pipes[s].buf[from..from + n].iter_mut().enumerate() {

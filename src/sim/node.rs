@@ -38,13 +38,13 @@ struct Link {
 
 /// What a node counts over all its lives.
 #[derive(Clone, Copy, Default, Debug)]
-pub struct Tally {
+pub(super) struct Tally {
     /// Payload received in earlier lives.
-    pub received: u64,
+    pub(super) received: u64,
     /// Payload sent in earlier lives.
-    pub sent: u64,
+    pub(super) sent: u64,
     /// How often it was started.
-    pub lives: u32,
+    pub(super) lives: u32,
 }
 
 /// One node.
@@ -404,7 +404,9 @@ impl Node {
         if !self.open {
             return;
         }
-        let _ = self.disk.flush(torrent);
+        if let Err(e) = self.disk.flush(torrent) {
+            return pump::disk_failed(&mut self.session, net.now, torrent, &e);
+        }
         let files = self.session.metainfo(torrent).map_or(0, |m| m.files.len());
         let stamps = self.stamps(torrent, files);
         if let Some(record) = self.session.record(net.now, torrent, stamps) {

@@ -70,8 +70,6 @@ pub(super) struct Fault {
 #[derive(Clone, Debug)]
 pub(super) struct NodePlan {
     pub(super) seeder: bool,
-    /// It gives nothing.
-    pub(super) rider: bool,
     pub(super) join: Instant,
     pub(super) config: Config,
     /// Hosts it knows from the start.
@@ -172,7 +170,6 @@ impl Plan {
             let late = self.style == Style::Churn || chance(rng, 100);
             self.nodes.push(NodePlan {
                 seeder,
-                rider,
                 join: if late { Instant::ZERO + secs(rng, 0, 60) } else { Instant::ZERO },
                 config: draw_config(rng, rider, nodes),
                 knows: Vec::new(),
@@ -197,7 +194,9 @@ impl Plan {
             self.lines.push(line);
         }
         let everybody = nodes + scripts;
-        let fashion = if trackers > 0 { rng.u32(0..4) } else { rng.u32(1..4) };
+        // Nobody asks another tracker as long as one answers, be it with lies.
+        let lies = self.trackers.contains(&Habit::Liar);
+        let fashion = if trackers > 0 && !lies { rng.u32(0..4) } else { rng.u32(1..4) };
         for n in 0..nodes {
             let mut knows = match fashion {
                 0 => Vec::new(),

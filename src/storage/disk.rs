@@ -326,7 +326,7 @@ impl Disk {
             // Written out early between plan and arrival cannot be: the plan holds it back. Not there: not gathered.
             if let Some(slot) = self.pool.find(ExtentKey { t, piece: piece.get(), nth }) {
                 self.pool.add_valid(slot, at - start, to - start);
-                if size > unit && self.pool.is_full(slot) {
+                if size > unit && !self.pool.holds_two(size) && self.pool.is_full(slot) {
                     self.queue_prefix(t, piece, size);
                 }
             }

@@ -127,6 +127,11 @@ impl Pool {
     pub(super) const fn unit(&self) -> u32 {
         self.unit
     }
+    /// Whether two whole pieces of that size fit beside half a third. They are then hashed when they are complete,
+    /// two at once; of larger ones each is hashed as it grows, or it would leave before.
+    pub(super) fn holds_two(&self, size: u32) -> bool {
+        self.limit / 5 >= size as usize / 2
+    }
     /// Bytes of memory in buffers.
     pub(super) const fn held(&self) -> usize {
         self.held
@@ -139,10 +144,10 @@ impl Pool {
     pub(super) const fn dirty(&self) -> usize {
         self.dirty
     }
-    /// Whether a quarter or less of the room is left.
+    /// Whether an eighth or less of the room is left.
     pub(super) fn tight(&self) -> bool {
         let free: usize = self.free.iter().map(|&s| self.bufs[s as usize].len()).sum();
-        (self.held - free) / 3 >= self.limit / 4
+        (self.held - free) / 7 >= self.limit / 8
     }
 
     /// The extent of that name, if it is in use.

@@ -1,7 +1,7 @@
 //! Verifying pieces: the queue, where their bytes come from, and what follows from the result.
 //!
 //! ```text
-//!   landed   -> Prefix   behind the contiguous full extents of a piece longer than one extent
+//!   landed   -> Prefix   behind the contiguous full extents of a piece too large for two to be held
 //!   hash()   -> Verify   the rest; good: write what is buffered, then report; bad: drop it, report with block hashes
 //!   recheck()-> Recheck  at rest, behind all of the above
 //! ```

@@ -134,9 +134,6 @@ impl Torrent {
             named += 1;
             self.swarm.add(cx.now, *addr, Source::Tracker);
         }
-        if self.is_active() {
-            self.dial(cx);
-        }
         named
     }
 }

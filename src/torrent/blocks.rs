@@ -7,7 +7,8 @@
 //! the first is moving, and takes over when the first has stalled for [`STALLED`].
 //!
 //! Blame: a failed piece all from one peer convicts it at once. One from several keeps the digest
-//! of each block; when the piece passes, whoever sent a different block is convicted.
+//! of each block, and is then asked of one peer alone; when the piece passes, whoever sent a different
+//! block is convicted.
 
 use super::exchange::{Verdict, breach};
 use super::picker::{Pick, Speed, Taken};
@@ -18,6 +19,8 @@ use crate::wire::Message;
 
 /// A block whose sender has been at it for so long may be taken over by another.
 const STALLED: Duration = Duration::from_secs(2);
+/// Pause before asking a peer again that has refused a request.
+const HOLD: Duration = Duration::from_secs(1);
 /// Blocks that nobody asked for until the peer is closed.
 const UNASKED_MAX: u32 = 32;
 /// A torrent that has become complete is saved after this.
@@ -51,7 +54,10 @@ impl Torrent {
         }
         let (now, speed) = (cx.now, self.speed(cx, conn));
         let Some(peer) = cx.conns.get_mut(conn).and_then(Conn::peer_mut) else { return };
-        let (target, asked) = (peer.target(), peer.asked.len());
+        let (mut target, asked) = (peer.target(), peer.asked.len());
+        if asked < target {
+            target = target.min(fair(&self.picker, peer.received.get(now), self.rate_down.get(now)));
+        }
         // Ask in batches: one write then carries many requests.
         if !peer.may_ask() || peer.hold_until > now || asked + (target / 8).max(1) > target {
             return;
@@ -100,7 +106,7 @@ impl Torrent {
     }
 
     /// Blocks came free: asks peers that have room for more.
-    pub(super) fn kick_idle(&mut self, cx: &mut Cx<'_>) {
+    pub(crate) fn kick_idle(&mut self, cx: &mut Cx<'_>) {
         if !std::mem::take(&mut self.kick) || !self.is_active() {
             return;
         }
@@ -116,6 +122,14 @@ impl Torrent {
         let now = cx.now;
         let r = self.block_ref(&block);
         let Some(peer) = cx.peer(conn) else { return Ok(()) };
+        if block.len == 0 {
+            // Some clients mean a rejection by it.
+            let start = |a: &&Asked| (a.block.piece, a.block.begin) == (block.piece, block.begin);
+            if let Some(refused) = peer.asked.iter().find(start).map(|a| a.block) {
+                self.on_refused(cx, conn, &refused);
+                return Ok(());
+            }
+        }
         let asked = peer.asked.front().is_some_and(|a| a.block == block) || peer.has_asked(&block);
         if !asked && peer.withdrawn == 0 {
             peer.unasked += 1;
@@ -125,13 +139,30 @@ impl Torrent {
         }
         let expected = asked || peer.withdrawn > 0;
         let mut keep = false;
-        if let (true, Some(r)) = (expected, r) {
+        // A late answer to what was cancelled must not mix into a piece that is fetched alone.
+        let stranger = !asked && self.picker.is_alone(block.piece);
+        if let (true, Some(r)) = (expected && !stranger, r) {
             keep = self.picker.missing(r) && (self.picker.lease(r, conn) || self.take_over(cx, r, conn));
         }
-        if let Some(peer) = cx.peer(conn) {
+        if let Some(peer) = cx.peer(conn).filter(|_| block.len > 0) {
             peer.receiving = Some(Receiving { block, dropped: !keep, since: now });
         }
         Ok(())
+    }
+
+    /// It will not send a block that it was asked for: someone else may, and it is left alone for a
+    /// moment.
+    pub(super) fn on_refused(&mut self, cx: &mut Cx<'_>, conn: ConnKey, block: &Block) {
+        let now = cx.now;
+        let Some(peer) = cx.peer(conn) else { return };
+        if peer.take_asked(block).is_none() {
+            peer.withdrawn = peer.withdrawn.saturating_sub(1);
+            return;
+        }
+        peer.hold_until = now + HOLD;
+        peer.allowed.retain(|p| *p != block.piece);
+        self.withdraw(conn, block);
+        cx.touched.push(conn);
     }
 
     /// The connection that is receiving this block has stalled: `conn` goes on in its place.
@@ -165,13 +196,13 @@ impl Torrent {
             self.picker.withdraw(r, conn);
         } else {
             self.picker.unlease(r, conn);
-            let shared = self.picker.others(r);
             match self.picker.on_block(r, conn, tag) {
                 Taken::Duplicate => self.wasted += u64::from(block.len),
                 Taken::Block => {}
                 Taken::PieceDone => self.ask_hash(cx, r.piece),
             }
-            if shared {
+            // Also where it is requested only because this connection had been given up.
+            if self.picker.others(r) {
                 self.cancel_elsewhere(cx, conn, &block);
             }
         }
@@ -266,25 +297,56 @@ impl Torrent {
     }
 
     fn on_piece_bad(&mut self, cx: &mut Cx<'_>, piece: PieceIndex, blocks: Option<&[[u8; 20]]>) {
-        let size = u64::from(self.layout.piece_size(piece));
         log::warn!("{}: piece {piece} failed its hash", self.meta.name.escape_debug());
-        self.wasted += size;
         let senders = self.picker.contributors(piece);
-        let sent: Vec<_> =
-            (0..self.layout.blocks_in(piece)).map(|block| self.picker.contributor(BlockRef { piece, block })).collect();
+        // Who sent each block; nobody sends pads, and blocks of an earlier run come from the disk.
+        let (mut sent, mut strays) = (Vec::new(), false);
+        for block in 0..self.layout.blocks_in(piece) {
+            let r = BlockRef { piece, block };
+            let tag = self.picker.contributor(r);
+            match tag {
+                Some(_) => self.wasted += u64::from(self.wire_block(r).len),
+                None => strays |= !self.layout.is_all_pad(&self.layout.block(piece, block)),
+            }
+            sent.push(tag);
+        }
         self.picker.on_piece_bad(piece);
-        self.mark_pads_of(piece);
         cx.stats.pieces_failed += 1;
         cx.alerts.push_back(Alert::PieceFailed { torrent: self.key, piece });
-        if let [only] = senders[..] {
-            self.ban(cx, only);
+        if let ([only], false) = (&senders[..], strays) {
+            self.ban(cx, *only);
         } else if let Some(digests) = blocks {
             let suspects =
                 sent.iter().zip(digests).map(|(tag, d)| (tag.unwrap_or(PeerTag::new(u32::MAX)), *d)).collect();
             self.suspects.insert(piece, suspects);
         }
+        if senders.len() > 1 {
+            self.picker.fetch_alone(piece);
+        }
         self.kick = true;
         self.kick_idle(cx);
+    }
+
+    /// What had come of this piece, or of all that are not verified, could not be written.
+    pub(crate) fn on_piece_lost(&mut self, cx: &mut Cx<'_>, piece: Option<PieceIndex>) {
+        let lost: Vec<_> = match piece {
+            Some(piece) => vec![piece],
+            None => self.picker.partials().map(|(piece, _)| piece).collect(),
+        };
+        for piece in lost.into_iter().filter(|p| p.get() < self.layout.pieces()) {
+            if self.picker.have().get(piece) {
+                continue;
+            }
+            // In and out again: everything that is known of its blocks is forgotten, requests too.
+            self.picker.set_have(piece);
+            self.picker.lose(piece);
+            for &conn in &self.peers {
+                let Some(peer) = cx.peer(conn) else { continue };
+                if let Some(r) = peer.receiving.as_mut().filter(|r| r.block.piece == piece) {
+                    r.dropped = true;
+                }
+            }
+        }
     }
 
     /// The piece has passed: whoever sent another block the last time lied.
@@ -302,14 +364,28 @@ impl Torrent {
 
     fn ban(&mut self, cx: &mut Cx<'_>, tag: PeerTag) {
         if self.swarm.is_barred(tag) {
-            return; // unknown, or convicted already
+            return; // convicted already
         }
-        let addr = self.swarm.ban(tag);
+        let Some(addr) = self.swarm.ban(tag) else { return };
         log::warn!("peer {addr}: banned for bad data");
         cx.stats.banned += 1;
         cx.alerts.push_back(Alert::PeerBanned { torrent: self.key, addr });
-        if let Some(conn) = self.swarm.conn(tag) {
+        // By host: the connection may go by another of its addresses by now.
+        let host = addr.ip();
+        let there =
+            |c: &ConnKey| cx.conns.get(*c).and_then(Conn::peer).is_some_and(|p| p.addr.ip().to_canonical() == host);
+        let guilty: Vec<_> = self.peers.iter().copied().filter(there).collect();
+        for conn in guilty {
             self.close(cx, conn, CloseReason::Banned);
+        }
+    }
+
+    /// Whether we want anything (BEP 21), to those who listen.
+    pub(super) fn tell_upload_only(&mut self, cx: &mut Cx<'_>, only: bool) {
+        for &conn in &self.peers {
+            if let Some(id) = cx.peer(conn).map(|p| p.upload_only_id).filter(|id| *id != 0) {
+                cx.send(conn, &Message::Extended { id, payload: &[u8::from(only)] });
+            }
         }
     }
 
@@ -323,10 +399,8 @@ impl Torrent {
             self.tiers.completed(cx.now);
         }
         cx.alerts.push_back(Alert::Finished { torrent: self.key });
+        self.tell_upload_only(cx, true);
         for conn in self.peers.clone() {
-            if let Some(id) = cx.peer(conn).map(|p| p.upload_only_id).filter(|id| *id != 0) {
-                cx.send(conn, &Message::Extended { id, payload: &[1] });
-            }
             if let Err(why) = self.close_if_useless(cx, conn) {
                 self.close(cx, conn, why);
             }
@@ -341,4 +415,18 @@ impl Torrent {
     pub(crate) fn on_received(&mut self, now: Instant, payload: u64) {
         self.rate_down.add(now, payload);
     }
+}
+
+/// How many requests a peer may have out so that all peers end together: its share, by its rate, of the blocks that
+/// are left. Only near the end is that less than it would have anyway; without it, the last seconds belong to
+/// whoever asked for more than it could send.
+fn fair(picker: &Picker, rate: u64, all: u64) -> usize {
+    const LEAST: u64 = 4;
+    /// Pieces left from which on this counts at all: more than anybody has requests out.
+    const FAR: u32 = 4096;
+    if all == 0 || picker.wanted_left() > FAR {
+        return usize::MAX;
+    }
+    let share = u64::from(picker.blocks_left()).saturating_mul(rate) / all;
+    usize::try_from(share + share / 8 + LEAST).unwrap_or(usize::MAX)
 }

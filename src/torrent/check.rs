@@ -12,6 +12,7 @@ use super::{Cx, Life, Torrent, file};
 use crate::api::{Action, FileStamp, State};
 use crate::bitfield::Bitfield;
 use crate::id::PieceIndex;
+use crate::rng::Rng;
 
 /// Pieces being hashed at once.
 const UNDER_WAY: u32 = 8;
@@ -33,7 +34,10 @@ impl Check {
 
 impl Torrent {
     /// Decides which pieces to trust, which to hash, and forgets all others.
-    pub(super) fn plan_check(&mut self, files: &[Option<FileStamp>]) -> Check {
+    pub(super) fn plan_check(&mut self, files: &[Option<FileStamp>], rng: &mut Rng) -> Check {
+        // What an earlier start had begun is in the record, or lost.
+        self.picker = self.new_picker(rng);
+        self.apply_priorities();
         let pieces = self.layout.pieces();
         let record = if self.verify { None } else { self.record.take() };
         let trusted = record.as_ref().and_then(|r| Some((Bitfield::from_wire(&r.have, pieces).ok()?, &r.files)));
@@ -41,6 +45,7 @@ impl Torrent {
         // such a file is not what the record says.
         let mut present = vec![false; pieces as usize];
         let mut doubtful = vec![false; pieces as usize];
+        let mut absent = vec![false; pieces as usize];
         for (i, f) in self.layout.files().iter().enumerate() {
             let now = files.get(i).copied().flatten();
             let same = match &trusted {
@@ -51,32 +56,32 @@ impl Torrent {
                 let p = p as usize;
                 present[p] |= !f.pad && now.is_some_and(|s| s.len > 0);
                 doubtful[p] |= !f.pad && !same;
+                absent[p] |= !f.pad && now.is_none();
             }
         }
         let mut queue = VecDeque::new();
         for p in (0..pieces).map(PieceIndex::new) {
             let had = trusted.as_ref().is_some_and(|(have, _)| have.get(p));
             let sure = !doubtful[p.idx()];
-            if had && sure {
+            if had && sure && !absent[p.idx()] {
                 self.picker.set_have(p);
-            } else {
-                self.picker.lose(p);
-                if !sure && (present[p.idx()]) {
-                    queue.push_back(p);
-                }
+            } else if !sure && present[p.idx()] {
+                queue.push_back(p);
             }
         }
-        self.mark_pads();
+        queue.extend(self.mark_pads());
         if let Some(r) = &record {
             for (piece, blocks) in &r.partial {
                 let known = piece.get() < pieces && !doubtful[piece.idx()] && !self.picker.have().get(*piece);
-                if known && blocks.len() == self.layout.blocks_in(*piece).div_ceil(8) as usize {
-                    match self.is_whole(*piece, blocks) {
-                        true => queue.push_back(*piece),
-                        false => self.restore_partial(*piece, blocks),
-                    }
+                let fits = blocks.len() == self.layout.blocks_in(*piece).div_ceil(8) as usize;
+                if known && fits && (self.is_whole(*piece, blocks) || self.restore_partial(*piece, blocks)) {
+                    queue.push_back(*piece);
                 }
             }
+        }
+        if !self.verify {
+            // Until the torrent is active: this check may be interrupted.
+            self.record = record;
         }
         let total = queue.len() as u32;
         Check { queue, under_way: 0, done: 0, total }
@@ -87,11 +92,10 @@ impl Torrent {
         (0..self.layout.blocks_in(piece)).all(|i| has_block(blocks, i))
     }
 
-    /// Marks the blocks of an unfinished piece.
-    fn restore_partial(&mut self, piece: PieceIndex, blocks: &[u8]) {
-        for i in (0..self.layout.blocks_in(piece)).filter(|i| has_block(blocks, *i)) {
-            self.picker.mark_block_have(piece, i);
-        }
+    /// Marks the blocks of an unfinished piece. True when with its pads that is all of it.
+    fn restore_partial(&mut self, piece: PieceIndex, blocks: &[u8]) -> bool {
+        let there = (0..self.layout.blocks_in(piece)).filter(|i| has_block(blocks, *i));
+        there.map(|i| self.picker.mark_block_have(piece, i)).filter(|whole| *whole).count() > 0
     }
 
     /// Keeps pieces under way, or begins to trade when none is left.
@@ -104,7 +108,8 @@ impl Torrent {
                 torrent: self.key,
                 piece,
                 expected: self.meta.hashes[piece.idx()],
-                at_rest: true,
+                // Of a piece of nothing but pads there is nothing at rest.
+                at_rest: self.layout.wanted_len(piece) > 0,
                 blocks: false,
             });
         }
@@ -120,6 +125,14 @@ impl Torrent {
         check.done += 1;
         if ok {
             self.picker.set_have(piece);
+        } else if self.layout.wanted_len(piece) > 0 {
+            self.picker.on_piece_bad(piece);
+        } else {
+            // It stays as it is, neither here nor asked for: no peer has other zeros.
+            log::warn!(
+                "{}: piece {piece} is padding, and its hash is not that of zeros",
+                self.meta.name.escape_debug()
+            );
         }
         self.step_check(cx);
     }

@@ -10,8 +10,6 @@ use std::net::SocketAddr;
 use crate::config::limits;
 use crate::wire::{self, Ext, ExtHandshake, Handshake, Message};
 
-/// Pause before asking a peer again that has refused a request.
-const HOLD: Duration = Duration::from_secs(1);
 /// Suggested pieces that are remembered (BEP 6).
 const SUGGESTED_MAX: usize = 16;
 /// Allowed-fast pieces that are remembered (BEP 6).
@@ -52,18 +50,23 @@ impl Torrent {
         let Some(peer) = cx.peer(conn) else { return Ok(()) };
         let (incoming, addr) = (peer.incoming, peer.addr);
         if theirs.peer_id == cx.me.id {
-            if let Some(tag) = cx.peer(conn).and_then(|p| p.tag) {
-                self.swarm.bar(tag);
-            }
-            return Err(CloseReason::Ourselves);
+            // The end that dialled has to see our answer, or it dials again: an accepted connection
+            // waits, and goes no further, until the other end closes it or its time is up.
+            return if incoming { Ok(()) } else { Err(CloseReason::Ourselves) };
         }
-        self.settle_duplicate(cx, conn, theirs.peer_id, incoming)?;
-        // Whoever is turned away must not count as live before it is counted.
-        let tag = if incoming { self.swarm.incoming(addr) } else { cx.peer(conn).and_then(|p| p.tag) };
-        let Some(tag) = tag else { return Err(CloseReason::Banned) };
-        if incoming && self.swarm.conn(tag).is_some() {
-            return Err(CloseReason::Duplicate);
+        if self.swarm.is_banned(&addr) {
+            return Err(CloseReason::Banned);
         }
+        let inherited = self.settle_duplicate(cx, conn, theirs.peer_id, incoming)?;
+        let tag = match inherited.or_else(|| cx.peer(conn).and_then(|p| p.tag)) {
+            Some(tag) => tag,
+            None => match self.swarm.incoming(addr) {
+                None => return Err(CloseReason::TooManyPeers),
+                Some(tag) if self.swarm.conn(tag).is_some() => return Err(CloseReason::Duplicate),
+                Some(tag) => tag,
+            },
+        };
+        // From here on it counts as live, and nothing may fail.
         let pieces = self.layout.pieces();
         let Some(peer) = cx.peer(conn) else { return Ok(()) };
         peer.phase = crate::peer::Phase::Live;
@@ -73,8 +76,10 @@ impl Torrent {
         peer.extended = theirs.reserved.has_extended();
         peer.have = Bitfield::none(pieces);
         peer.decoder.set_bitfield_len(pieces.div_ceil(8) as usize);
+        peer.tag = Some(tag);
         if incoming {
             self.swarm.attach(tag, conn);
+            *cx.strangers -= 1;
         } else {
             self.connecting -= 1;
             cx.stats.half_open -= 1;
@@ -90,16 +95,30 @@ impl Torrent {
     }
 
     /// Two connections to one peer: the one opened by the side with the higher id stays (BEP 3
-    /// leaves it open; this is what others do, so that both sides choose the same one).
-    fn settle_duplicate(&mut self, cx: &mut Cx<'_>, conn: ConnKey, id: PeerId, incoming: bool) -> Verdict {
-        let me = cx.me.id;
+    /// leaves it open; this is what others do, so that both sides choose the same one). Whichever
+    /// stays goes by the address that was dialled, so that it is not dialled again; when that is the
+    /// new one, its tag is returned.
+    fn settle_duplicate(
+        &mut self,
+        cx: &mut Cx<'_>,
+        conn: ConnKey,
+        id: PeerId,
+        incoming: bool,
+    ) -> Result<Option<PeerTag>, CloseReason> {
         let twin = self.peers.iter().copied().find(|&c| c != conn && cx.peer(c).is_some_and(|p| p.id == Some(id)));
-        let Some(twin) = twin else { return Ok(()) };
-        let keep_ours = me > id;
-        let twin_incoming = cx.peer(twin).is_some_and(|p| p.incoming);
-        if twin_incoming != incoming && (keep_ours != incoming) {
+        let Some(twin) = twin else { return Ok(None) };
+        let ours_stays = cx.me.id > id;
+        let (twin_incoming, twin_tag) = cx.peer(twin).map_or((false, None), |p| (p.incoming, p.tag));
+        if twin_incoming != incoming && ours_stays != incoming {
             self.close(cx, twin, CloseReason::Duplicate);
-            return Ok(());
+            return Ok(twin_tag.filter(|_| incoming));
+        }
+        let dialled = cx.peer(conn).and_then(|p| p.tag).filter(|_| !incoming && twin_incoming);
+        if let (Some(tag), Some(old)) = (dialled, twin_tag) {
+            if !self.swarm.is_dialable(old) {
+                self.swarm.moved(tag, conn);
+                self.rename(cx, twin, tag);
+            }
         }
         Err(CloseReason::Duplicate)
     }
@@ -156,28 +175,31 @@ impl Torrent {
             self.picker.on_peer_gone(&peer.have);
             self.release(conn, &peer);
             cx.alerts.push_back(Alert::PeerClosed { torrent: self.key, conn, addr: peer.addr, why: why.clone() });
-        } else if !peer.incoming {
+        } else if peer.incoming {
+            *cx.strangers -= 1;
+        } else {
             self.connecting -= 1;
             cx.stats.half_open -= 1;
         }
         if let Some(tag) = peer.tag {
             match why {
                 CloseReason::Ourselves | CloseReason::Banned => self.swarm.bar(tag),
+                // It may have said that it only uploads before it said that it has everything.
+                CloseReason::NothingToTrade => self.swarm.set_seed(tag),
                 _ => {}
             }
-            if matches!(why, CloseReason::Exhausted(_)) {
-                self.swarm.postponed(cx.now, tag, conn);
-            } else if live {
-                self.swarm.detached(cx.now, tag, conn);
-            } else {
-                self.swarm.failed(cx.now, tag, conn);
+            match why {
+                CloseReason::TorrentStopped | CloseReason::Shutdown => self.swarm.parted(cx.now, tag, conn),
+                CloseReason::Exhausted(_) if !live => {
+                    self.swarm.parted(cx.now, tag, conn);
+                    self.dial_after = cx.now + EXHAUSTED;
+                }
+                _ if live => self.swarm.detached(cx.now, tag, conn),
+                _ => self.swarm.failed(cx.now, tag, conn),
             }
         }
         cx.actions.push_back(Action::Close { conn, why });
-        if self.is_active() {
-            self.dial(cx);
-            self.kick_idle(cx);
-        }
+        self.kick_idle(cx);
     }
 
     /// Its requests and its lease go back to the picker.
@@ -227,8 +249,9 @@ impl Torrent {
     }
 
     fn on_choke(&mut self, cx: &mut Cx<'_>, conn: ConnKey) -> Verdict {
+        let now = cx.now;
         let Some(peer) = cx.peer(conn) else { return Ok(()) };
-        peer.choked = true;
+        peer.on_choke(now);
         if peer.fast {
             return Ok(()); // each request will be answered or rejected (BEP 6)
         }
@@ -255,7 +278,7 @@ impl Torrent {
         let recent = last != Instant::ZERO && cx.now - last < super::choker::ROUND;
         let in_use = self.unchoked(cx);
         if choking && self.choker.on_interested(cx.now, in_use, cx.config.unchoke_slots, recent) {
-            self.unchoke(cx, conn, false);
+            self.unchoke(cx, conn, true);
         }
         Ok(())
     }
@@ -288,15 +311,8 @@ impl Torrent {
         if peer.have.get(piece) {
             return Ok(());
         }
-        if peer.have.count() + 1 == peer.have.len() {
-            // The picker counts complete peers apart.
-            self.picker.on_peer_gone(&peer.have);
-            peer.have.set(piece);
-            self.picker.on_peer_bitfield(&peer.have);
-        } else {
-            peer.have.set(piece);
-            self.picker.on_peer_have(piece);
-        }
+        peer.have.set(piece);
+        self.picker.on_peer_have(piece);
         peer.wanted_pieces += u32::from(wants);
         let (seed, tag) = (peer.is_seed(), peer.tag);
         if seed {
@@ -319,9 +335,8 @@ impl Torrent {
         if piece.get() >= peer.have.len() || !peer.have.get(piece) {
             return;
         }
-        self.picker.on_peer_gone(&peer.have);
         peer.have.clear(piece);
-        self.picker.on_peer_bitfield(&peer.have);
+        self.picker.on_peer_lost(piece);
         peer.wanted_pieces -= u32::from(wants && peer.wanted_pieces > 0);
         self.update_interest(cx, conn);
     }
@@ -348,19 +363,11 @@ impl Torrent {
     }
 
     fn on_reject(&mut self, cx: &mut Cx<'_>, conn: ConnKey, block: Block) -> Verdict {
-        let now = cx.now;
         let Some(peer) = cx.peer(conn) else { return Ok(()) };
         if !peer.fast {
             return Err(breach("reject without the fast extension"));
         }
-        if peer.take_asked(&block).is_some() {
-            peer.hold_until = now + HOLD;
-            peer.allowed.retain(|p| *p != block.piece);
-            self.withdraw(conn, &block);
-            cx.touched.push(conn);
-        } else {
-            peer.withdrawn = peer.withdrawn.saturating_sub(1);
-        }
+        self.on_refused(cx, conn, &block);
         Ok(())
     }
 
@@ -387,9 +394,7 @@ impl Torrent {
         let now = cx.now;
         let Some(peer) = cx.peer(conn) else { return Ok(()) };
         if id == 0 {
-            let Ok(theirs) = ExtHandshake::parse(payload) else {
-                return Err(breach("extension handshake is not a dictionary"));
-            };
+            let Ok(theirs) = ExtHandshake::parse(payload) else { return Ok(()) };
             if let Some(reqq) = theirs.reqq {
                 peer.reqq = reqq.clamp(1, limits::REQUESTS_OUT as u32);
             }
@@ -421,18 +426,27 @@ impl Torrent {
     }
 
     /// An incoming peer says where it listens: that address is the one to remember, and is not
-    /// dialled while this connection lasts.
+    /// dialled while this connection lasts. It may say so once.
     fn learn_listener(&mut self, now: Instant, conn: ConnKey, cx: &mut Cx<'_>, addr: SocketAddr) {
-        self.swarm.add(now, addr, Source::Incoming);
-        let Some(tag) = self.swarm.incoming(addr) else { return };
-        if self.swarm.conn(tag).is_some() {
+        let knows = cx.peer(conn).and_then(|p| p.tag).is_some_and(|tag| self.swarm.is_dialable(tag));
+        if knows || self.swarm.is_connected(&addr) {
             return;
         }
-        if let Some(peer) = cx.peer(conn) {
-            if let Some(old) = peer.tag.replace(tag) {
-                self.swarm.moved(old, conn);
-            }
-            self.swarm.attach(tag, conn);
+        self.swarm.add(now, addr, Source::Incoming);
+        if let Some(tag) = self.swarm.incoming(addr) {
+            self.rename(cx, conn, tag);
+        }
+    }
+
+    /// The connection goes by this address from now on.
+    fn rename(&mut self, cx: &mut Cx<'_>, conn: ConnKey, tag: PeerTag) {
+        let Some(peer) = cx.peer(conn) else { return };
+        if let Some(old) = peer.tag.replace(tag) {
+            self.swarm.moved(old, conn);
+        }
+        self.swarm.attach(tag, conn);
+        if peer.is_seed() {
+            self.swarm.set_seed(tag);
         }
     }
 

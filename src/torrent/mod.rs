@@ -48,6 +48,9 @@ use picker::{BlockRef, Picker, Priority};
 use resume::Record;
 use swarm::{Source, Swarm};
 
+/// Pause after the system had no socket for an attempt to connect.
+const EXHAUSTED: Duration = Duration::from_secs(1);
+
 /// What a torrent may use of its session while it handles one event.
 pub struct Cx<'a> {
     /// The time.
@@ -68,6 +71,8 @@ pub struct Cx<'a> {
     pub me: &'a Me,
     /// Connections whose timer must be armed anew.
     pub touched: &'a mut Vec<ConnKey>,
+    /// Incoming connections whose handshake is not complete.
+    pub strangers: &'a mut usize,
 }
 
 /// Who we are, to peers and trackers.
@@ -129,6 +134,7 @@ pub struct Torrent {
     verify: bool,
     record: Option<Record>,
     priorities: Vec<Priority>,
+    sequential: bool,
     /// Unverified pieces of each file; 0 is a complete file.
     missing: Vec<u32>,
     /// Digests of the blocks of pieces that failed, with who sent each: to be compared when the piece passes.
@@ -136,6 +142,8 @@ pub struct Torrent {
     /// Blocks lie in a piece in other lengths than 16 KiB at pad files: see `wire_block`.
     pads: bool,
     connecting: usize,
+    /// Nothing is dialled before then: the system had run out of sockets.
+    dial_after: Instant,
     uploaded: u64,
     downloaded: u64,
     wasted: u64,
@@ -161,10 +169,7 @@ impl Torrent {
     /// A torrent that is about to open its files.
     pub(crate) fn new(key: TorrentKey, info_hash: InfoHash, mut add: Add, cx: &mut Cx<'_>) -> Self {
         let layout = Arc::new(add.meta.layout());
-        let pieces = layout.pieces();
-        let per_piece = if pieces == 0 { 0 } else { layout.blocks_in(PieceIndex::new(0)) };
-        let last = if pieces == 0 { 0 } else { layout.blocks_in(PieceIndex::new(pieces - 1)) };
-        let picker = Picker::new(per_piece, pieces, last, cx.rng);
+        let picker = Picker::new(1, 0, 1, cx.rng);
         let mut urls = if add.no_trackers { Vec::new() } else { std::mem::take(&mut add.meta.trackers) };
         let extra = add.trackers.drain(..).map(|t| vec![t]);
         urls.splice(0..0, extra);
@@ -188,10 +193,12 @@ impl Torrent {
             paused: add.paused,
             verify: add.verify,
             priorities: add.priorities,
+            sequential: add.sequential,
             missing: Vec::new(),
             suspects: BTreeMap::new(),
             pads: layout.files().iter().any(|f| f.pad),
             connecting: 0,
+            dial_after: Instant::ZERO,
             uploaded: 0,
             downloaded: 0,
             wasted: 0,
@@ -213,9 +220,9 @@ impl Torrent {
             layout,
         };
         t.missing = (0..t.layout.files().len()).map(|f| t.layout.pieces_of(file(f)).len() as u32).collect();
-        t.picker.set_sequential(add.sequential);
+        t.picker = t.new_picker(cx.rng);
         t.apply_priorities();
-        t.mark_pads();
+        t.choker.set_quota(20 * u64::from(t.layout.piece_len()));
         for addr in add.peers {
             t.swarm.add(cx.now, addr, Source::User);
         }
@@ -251,10 +258,11 @@ impl Torrent {
         self.priorities.iter().zip(pads).map(|(p, pad)| *p != Priority::Skip && !pad).collect()
     }
 
-    /// A piece has the highest priority of the files it touches.
+    /// A piece has the highest priority of the files it touches; pads are wanted by nobody.
     fn apply_priorities(&mut self) {
         let mut best = vec![Priority::Skip; self.layout.pieces() as usize];
-        for (i, p) in self.priorities.iter().enumerate() {
+        let files = self.layout.files();
+        for (i, p) in self.priorities.iter().enumerate().filter(|(i, _)| !files[*i].pad) {
             for piece in self.layout.pieces_of(file(i)) {
                 let b = &mut best[piece as usize];
                 *b = (*b).max(*p);
@@ -265,32 +273,42 @@ impl Torrent {
         }
     }
 
-    /// Blocks that lie in pad files are zeros and count as received (BEP 47).
-    fn mark_pads(&mut self) {
-        if !self.pads {
-            return;
-        }
-        let pads: Vec<_> = (0..self.layout.files().len()).filter(|f| self.layout.files()[*f].pad).collect();
-        let mut touched = std::collections::BTreeSet::new();
-        for f in pads {
-            touched.extend(self.layout.pieces_of(file(f)));
-        }
-        for p in touched {
-            self.mark_pads_of(PieceIndex::new(p));
-        }
+    fn new_picker(&self, rng: &mut Rng) -> Picker {
+        let pieces = self.layout.pieces();
+        let blocks = |piece| self.layout.blocks_in(PieceIndex::new(piece));
+        // A torrent of nothing but empty files has no pieces, but the picker wants to know their size.
+        let (per_piece, last) = if pieces == 0 { (1, 1) } else { (blocks(0), blocks(pieces - 1)) };
+        let mut picker = Picker::new(per_piece, pieces, last, rng);
+        picker.set_sequential(self.sequential);
+        picker
     }
 
-    fn mark_pads_of(&mut self, piece: PieceIndex) {
-        let n = self.layout.blocks_in(piece);
-        if (0..n).all(|i| self.layout.is_all_pad(&self.layout.block(piece, i))) {
-            return self.picker.set_have(piece);
+    /// Fetches in order, or rarest first.
+    pub(crate) fn set_sequential(&mut self, on: bool) {
+        self.sequential = on;
+        self.picker.set_sequential(on);
+    }
+
+    /// Blocks that lie in pad files are zeros and are never missing (BEP 47). Returns the pieces that
+    /// are nothing else: they can be hashed.
+    fn mark_pads(&mut self) -> Vec<PieceIndex> {
+        let mut touched = std::collections::BTreeSet::new();
+        for f in (0..self.layout.files().len()).filter(|f| self.layout.files()[*f].pad) {
+            touched.extend(self.layout.pieces_of(file(f)).map(PieceIndex::new));
         }
-        for i in 0..n {
-            let block = self.layout.block(piece, i);
-            if self.layout.is_all_pad(&block) {
-                self.picker.mark_block_have(piece, i);
+        let layout = Arc::clone(&self.layout);
+        let mut all_pad = Vec::new();
+        for piece in touched {
+            let (n, pad) = (layout.blocks_in(piece), |i: &u32| layout.is_all_pad(&layout.block(piece, *i)));
+            let mut start = 0;
+            while let Some(from) = (start..n).find(pad) {
+                start = (from..n).find(|i| !pad(i)).unwrap_or(n);
+                if self.picker.mark_pad(piece, from..start) {
+                    all_pad.push(piece);
+                }
             }
         }
+        all_pad
     }
 
     /// The block as it is asked for on the wire: a tail that lies in a pad file is left out.
@@ -338,7 +356,7 @@ impl Torrent {
         if !matches!(self.life, Life::Opening) {
             return;
         }
-        let check = self.plan_check(files);
+        let check = self.plan_check(files, cx.rng);
         self.life = Life::Checking(check);
         self.step_check(cx);
     }
@@ -352,6 +370,7 @@ impl Torrent {
         let have = self.picker.have().count();
         cx.alerts.push_back(Alert::Checked { torrent: self.key, pieces: (have, self.layout.pieces()) });
         self.tiers.start(cx.now);
+        self.swarm.revive(cx.now);
         if self.is_complete() {
             self.seeding_since = Some(cx.now);
             cx.alerts.push_back(Alert::Finished { torrent: self.key });
@@ -377,7 +396,7 @@ impl Torrent {
     pub(crate) fn resume(&mut self, cx: &mut Cx<'_>) {
         self.paused = false;
         if let Life::Stopped(_) = self.life {
-            self.goal_reached = false;
+            // A goal that was reached stays so: whoever resumes after it wants to seed on.
             // Pieces that were verified stay so unless their files have changed meanwhile: the
             // record made when it stopped tells.
             self.open(cx);
@@ -466,15 +485,16 @@ impl Torrent {
     // ---------------------------------------------------------------- time
 
     /// When it wants to be ticked next.
-    pub(crate) fn deadline(&self, config: &Config) -> Option<Instant> {
+    pub(crate) fn deadline(&self, now: Instant, config: &Config) -> Option<Instant> {
         let mut at = self.tiers.deadline();
         if self.is_active() {
             at = earlier(at, self.save_at);
             if !self.peers.is_empty() {
                 at = earlier(at, Some(self.choker.next()));
             }
-            if self.peers.len() + self.connecting < config.max_peers_torrent && self.connecting < config.half_open {
-                at = earlier(at, self.swarm.next_due());
+            if self.peers.len() + self.connecting < config.max_peers_torrent {
+                // What is due already is the session's to begin, when there is room: see `wants_to_dial`.
+                at = earlier(at, self.next_dial().filter(|at| *at > now));
             }
             if let (Some(since), Some(limit)) = (self.seeding_since, self.seed_time) {
                 at = earlier(at, Some(since + limit.saturating_sub(self.seeding_before)));
@@ -492,7 +512,6 @@ impl Torrent {
         if self.choker.next() <= cx.now {
             self.rechoke(cx);
         }
-        self.dial(cx);
         self.kick_idle(cx);
         if self.save_at.is_some_and(|at| at <= cx.now) {
             self.save(cx);
@@ -500,21 +519,27 @@ impl Torrent {
         self.check_goal(cx);
     }
 
-    fn dial(&mut self, cx: &mut Cx<'_>) {
-        let seeding = self.is_complete();
-        while cx.stats.half_open < cx.config.half_open
-            && cx.stats.peers + cx.stats.half_open < cx.config.max_peers
-            && self.peers.len() + self.connecting < cx.config.max_peers_torrent
-        {
-            let Some((tag, addr)) = self.swarm.next(cx.now, seeding) else { return };
-            let peer = Peer::new(cx.now, addr, false, Some(self.key), Some(tag));
-            let conn = cx.conns.insert(Conn::Peer(Box::new(peer)));
-            self.swarm.attach(tag, conn);
-            self.connecting += 1;
-            cx.stats.half_open += 1;
-            cx.actions.push_back(Action::Connect { conn, addr });
-            cx.touched.push(conn);
-        }
+    fn next_dial(&self) -> Option<Instant> {
+        self.swarm.next_due().map(|at| at.max(self.dial_after))
+    }
+
+    /// An address is due, and this torrent has room for another peer.
+    pub(crate) fn wants_to_dial(&self, now: Instant, config: &Config) -> bool {
+        self.is_active()
+            && self.peers.len() + self.connecting < config.max_peers_torrent
+            && self.next_dial().is_some_and(|at| at <= now)
+    }
+
+    /// Dials the next address that is due. The session has room for another attempt.
+    pub(crate) fn dial(&mut self, cx: &mut Cx<'_>) {
+        let Some((tag, addr)) = self.swarm.next(cx.now, self.is_complete()) else { return };
+        let peer = Peer::new(cx.now, addr, false, Some(self.key), Some(tag));
+        let conn = cx.conns.insert(Conn::Peer(Box::new(peer)));
+        self.swarm.attach(tag, conn);
+        self.connecting += 1;
+        cx.stats.half_open += 1;
+        cx.actions.push_back(Action::Connect { conn, addr });
+        cx.touched.push(conn);
     }
 
     fn check_goal(&mut self, cx: &mut Cx<'_>) {
@@ -557,16 +582,19 @@ impl Torrent {
         self.priorities = priorities;
         self.apply_priorities();
         cx.actions.push_back(Action::Wanted { torrent: self.key, wanted: self.wanted_files() });
-        let mut peers = std::mem::take(&mut self.peers);
-        for &conn in &peers {
-            self.recount_wanted(cx, conn);
+        for i in 0..self.peers.len() {
+            self.recount_wanted(cx, self.peers[i]);
         }
-        std::mem::swap(&mut self.peers, &mut peers);
+        if !self.is_complete() {
+            self.goal_reached = false;
+        }
         if self.is_active() {
             if self.is_complete() {
                 self.on_complete(cx);
-            } else {
-                self.seeding_since = None;
+            } else if let Some(since) = self.seeding_since.take() {
+                self.seeding_before += cx.now - since;
+                self.swarm.revive(cx.now);
+                self.tell_upload_only(cx, false);
             }
             self.kick = true;
             self.kick_idle(cx);

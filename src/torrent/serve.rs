@@ -35,9 +35,6 @@ impl Torrent {
             cx.stats.requests_in += 1;
             cx.wake(conn);
         } else if peer.fast {
-            if peer.outbox.control_len() > limits::OUTBOX {
-                return Err(breach("requests faster than it reads their rejections"));
-            }
             cx.send(conn, &Message::Reject(block));
         } else if waiting >= limits::REQUESTS_IN {
             return Err(breach(format!("more than {} requests waiting", limits::REQUESTS_IN)));
@@ -80,6 +77,12 @@ impl Torrent {
             })
         };
         let mut peers: Vec<_> = self.peers.iter().filter_map(candidate).collect();
+        let stuck = |c: &Candidate| cx.conns.get(c.conn).and_then(Conn::peer).is_some_and(Peer::is_stuck);
+        let stuck: Vec<_> = peers.iter().filter(|c| stuck(c)).map(|c| c.conn).collect();
+        for conn in stuck {
+            peers.retain(|c| c.conn != conn);
+            self.close(cx, conn, breach("reads nothing"));
+        }
         let decisions = self.choker.rechoke(now, seeding, cx.config.unchoke_slots, &mut peers, cx.rng);
         for d in decisions {
             if let Some(p) = cx.peer(d.conn) {

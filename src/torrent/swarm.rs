@@ -1,7 +1,7 @@
 //! The addresses a torrent knows: where they came from, when to dial them, whom never to dial again.
 //!
 //! Every address has a [`PeerTag`] that outlives its connections, so that blocks can be blamed on
-//! who sent them. Dialling order is by due time; a failed attempt backs off, doubling from
+//! who sent them. A tag whose address was forgotten finds nothing; it is not given to another. Dialling order is by due time; a failed attempt backs off, doubling from
 //! `BACKOFF` up to `BACKOFF_MAX`; an address the user gave is tried again sooner and never
 //! forgotten. The list is bounded by `limits::SWARM`: a newcomer displaces the address that has
 //! failed most often, or is turned away when none has.
@@ -41,8 +41,17 @@ pub enum Source {
     Resume,
 }
 
+/// Bits of a tag that are its slot; the others tell the addresses apart that had it one after the other.
+const SLOT_BITS: u32 = 12;
+const _: () = assert!(limits::SWARM < 1 << SLOT_BITS);
+
+fn slot(tag: PeerTag) -> usize {
+    (tag.get() & ((1 << SLOT_BITS) - 1)) as usize
+}
+
 #[derive(Debug)]
 struct Known {
+    tag: PeerTag,
     addr: SocketAddr,
     source: Source,
     /// It accepts connections at `addr`, as far as we know.
@@ -58,6 +67,8 @@ struct Known {
 #[derive(Debug, Default)]
 pub struct Swarm {
     known: slab::Slab<Known>,
+    /// Addresses ever known.
+    born: u32,
     by_addr: BTreeMap<SocketAddr, PeerTag>,
     due: BTreeSet<(Instant, PeerTag)>,
     /// Banned for bad data: by host, since a port is easily changed.
@@ -86,7 +97,7 @@ impl Swarm {
             return false;
         }
         if let Some(&tag) = self.by_addr.get(&addr) {
-            let known = &mut self.known[tag.idx()];
+            let Some(known) = self.get_mut(tag) else { return false };
             if source == Source::User {
                 known.source = source;
             }
@@ -94,9 +105,7 @@ impl Swarm {
                 return false;
             }
             known.dialable = true;
-            if known.conn.is_none() {
-                self.schedule(tag, now);
-            }
+            self.schedule(tag, now);
             return true;
         }
         let Some(tag) = self.insert(addr, source, true) else { return false };
@@ -119,39 +128,69 @@ impl Swarm {
 
     fn insert(&mut self, addr: SocketAddr, source: Source, dialable: bool) -> Option<PeerTag> {
         if self.known.len() >= limits::SWARM {
-            let (i, _) = self
-                .known
-                .iter()
-                .filter(|(_, k)| {
-                    k.conn.is_none() && !k.barred && k.source != Source::User && (k.fails > 0 || !k.dialable)
-                })
-                .max_by_key(|(_, k)| k.fails)?;
-            self.forget(tag_of(i));
+            // A banned host stays banned without its address being remembered.
+            let useless = |k: &Known| k.fails > 0 || !k.dialable || self.is_banned(&k.addr);
+            let kept =
+                |k: &Known| k.conn.is_some() || k.source == Source::User || (k.barred && !self.is_banned(&k.addr));
+            let all = self.known.iter().map(|(_, k)| k);
+            let tag = all.filter(|k| useless(k) && !kept(k)).max_by_key(|k| k.fails)?.tag;
+            self.forget(tag);
         }
-        let known = Known { addr, source, dialable, conn: None, fails: 0, barred: false, seed: false, due: None };
-        let tag = tag_of(self.known.insert(known));
+        let entry = self.known.vacant_entry();
+        self.born = self.born.wrapping_add(1);
+        let tag = PeerTag::new(self.born << SLOT_BITS | entry.key() as u32);
+        entry.insert(Known {
+            tag,
+            addr,
+            source,
+            dialable,
+            conn: None,
+            fails: 0,
+            barred: false,
+            seed: false,
+            due: None,
+        });
         self.by_addr.insert(addr, tag);
         Some(tag)
     }
 
+    fn get(&self, tag: PeerTag) -> Option<&Known> {
+        self.known.get(slot(tag)).filter(|k| k.tag == tag)
+    }
+
+    fn get_mut(&mut self, tag: PeerTag) -> Option<&mut Known> {
+        self.known.get_mut(slot(tag)).filter(|k| k.tag == tag)
+    }
+
     fn forget(&mut self, tag: PeerTag) {
         self.unschedule(tag);
-        let known = self.known.remove(tag.idx());
-        self.by_addr.remove(&known.addr);
+        if self.get(tag).is_some() {
+            let known = self.known.remove(slot(tag));
+            self.by_addr.remove(&known.addr);
+        }
     }
 
     fn unschedule(&mut self, tag: PeerTag) {
-        if let Some(at) = self.known[tag.idx()].due.take() {
+        if let Some(at) = self.get_mut(tag).and_then(|k| k.due.take()) {
             self.due.remove(&(at, tag));
         }
     }
 
     fn schedule(&mut self, tag: PeerTag, at: Instant) {
         self.unschedule(tag);
-        let known = &mut self.known[tag.idx()];
-        if known.dialable && !known.barred && known.conn.is_none() {
+        if let Some(known) = self.get_mut(tag).filter(|k| k.dialable && !k.barred && k.conn.is_none()) {
             known.due = Some(at);
             self.due.insert((at, tag));
+        }
+    }
+
+    /// A new beginning: all that have not failed are due now, complete peers too, which were passed
+    /// over while there was nothing to be had from them.
+    pub fn revive(&mut self, now: Instant) {
+        let ready = |k: &Known| k.due.is_none() || k.fails == 0;
+        let tags: Vec<_> = self.known.iter().filter(|(_, k)| ready(k)).map(|(_, k)| k.tag).collect();
+        for tag in tags {
+            self.schedule(tag, now);
         }
     }
 
@@ -168,11 +207,10 @@ impl Swarm {
                 return None;
             }
             self.unschedule(tag);
-            let known = &self.known[tag.idx()];
-            if seeding && known.seed {
-                continue;
+            match self.get(tag) {
+                Some(k) if !(seeding && k.seed || self.is_banned(&k.addr)) => return Some((tag, k.addr)),
+                _ => {}
             }
-            return Some((tag, known.addr));
         }
         None
     }
@@ -180,29 +218,42 @@ impl Swarm {
     /// A connection to it exists.
     pub fn attach(&mut self, tag: PeerTag, conn: ConnKey) {
         self.unschedule(tag);
-        self.known[tag.idx()].conn = Some(conn);
+        if let Some(known) = self.get_mut(tag) {
+            known.conn = Some(conn);
+        }
     }
 
     /// Its connection, if there is one.
     pub fn conn(&self, tag: PeerTag) -> Option<ConnKey> {
-        self.known.get(tag.idx()).and_then(|k| k.conn)
+        self.get(tag).and_then(|k| k.conn)
     }
 
     /// It took part as a peer: earlier failures are forgiven.
     pub fn worked(&mut self, tag: PeerTag) {
-        self.known[tag.idx()].fails = 0;
+        if let Some(known) = self.get_mut(tag) {
+            known.fails = 0;
+        }
     }
 
     /// It has everything.
     pub fn set_seed(&mut self, tag: PeerTag) {
-        self.known[tag.idx()].seed = true;
+        if let Some(known) = self.get_mut(tag) {
+            known.seed = true;
+        }
     }
 
     /// Its connection `conn` ended after it worked.
     pub fn detached(&mut self, now: Instant, tag: PeerTag, conn: ConnKey) {
         if self.release(tag, conn) {
-            let wait = if self.known[tag.idx()].source == Source::User { BACKOFF_USER } else { RECONNECT };
-            self.schedule(tag, now + wait);
+            let user = self.get(tag).is_some_and(|k| k.source == Source::User);
+            self.schedule(tag, now + if user { BACKOFF_USER } else { RECONNECT });
+        }
+    }
+
+    /// We ended its connection `conn`, or could not make it, for reasons of our own.
+    pub fn parted(&mut self, now: Instant, tag: PeerTag, conn: ConnKey) {
+        if self.release(tag, conn) {
+            self.schedule(tag, now);
         }
     }
 
@@ -218,7 +269,7 @@ impl Swarm {
         if !self.release(tag, conn) {
             return;
         }
-        let known = &mut self.known[tag.idx()];
+        let Some(known) = self.get_mut(tag) else { return };
         known.fails += 1;
         let user = known.source == Source::User;
         if known.fails >= FAILS_MAX && !user && !known.barred {
@@ -235,7 +286,7 @@ impl Swarm {
     }
 
     fn release(&mut self, tag: PeerTag, conn: ConnKey) -> bool {
-        match self.known.get_mut(tag.idx()) {
+        match self.get_mut(tag) {
             Some(known) if known.conn == Some(conn) => {
                 known.conn = None;
                 true
@@ -247,25 +298,42 @@ impl Swarm {
     /// Never dial this address again: it is ourselves, or of no use.
     pub fn bar(&mut self, tag: PeerTag) {
         self.unschedule(tag);
-        self.known[tag.idx()].barred = true;
+        if let Some(known) = self.get_mut(tag) {
+            known.barred = true;
+        }
     }
 
-    /// It is never dialled again.
+    /// It is never dialled again, or forgotten.
     pub fn is_barred(&self, tag: PeerTag) -> bool {
-        self.known.get(tag.idx()).is_none_or(|k| k.barred)
+        self.get(tag).is_none_or(|k| k.barred)
     }
 
-    /// Never have to do with this host again. Returns its address.
-    pub fn ban(&mut self, tag: PeerTag) -> SocketAddr {
+    /// Never have to do with this host again. Returns its address, unless it is forgotten.
+    pub fn ban(&mut self, tag: PeerTag) -> Option<SocketAddr> {
         self.bar(tag);
-        let addr = self.known[tag.idx()].addr;
+        let addr = self.addr(tag)?;
         self.banned.insert(addr.ip());
-        addr
+        Some(addr)
+    }
+
+    /// It accepts connections at that address, as far as we know.
+    pub fn is_dialable(&self, tag: PeerTag) -> bool {
+        self.get(tag).is_some_and(|k| k.dialable)
+    }
+
+    /// There is a connection to this address.
+    pub fn is_connected(&self, addr: &SocketAddr) -> bool {
+        self.by_addr.get(&normal(*addr)).is_some_and(|tag| self.conn(*tag).is_some())
+    }
+
+    /// Nothing is to be had to do with this address.
+    pub fn is_banned(&self, addr: &SocketAddr) -> bool {
+        self.banned.contains(&addr.ip().to_canonical())
     }
 
     /// The address behind a tag.
     pub fn addr(&self, tag: PeerTag) -> Option<SocketAddr> {
-        self.known.get(tag.idx()).map(|k| k.addr)
+        self.get(tag).map(|k| k.addr)
     }
 
     /// Addresses known.
@@ -282,10 +350,6 @@ impl Swarm {
     pub fn worth_keeping(&self, n: usize) -> impl Iterator<Item = SocketAddr> + '_ {
         self.known.iter().filter(|(_, k)| k.dialable && !k.barred && k.fails == 0).map(|(_, k)| k.addr).take(n)
     }
-}
-
-fn tag_of(i: usize) -> PeerTag {
-    PeerTag::new(u32::try_from(i).expect("the swarm is bounded by limits::SWARM"))
 }
 
 #[cfg(test)]
@@ -379,6 +443,17 @@ mod tests {
         assert!(s.add(at(0), addr(5000), Source::Tracker));
         assert_eq!(s.len(), limits::SWARM);
         assert!(!s.by_addr.contains_key(&gone));
+    }
+
+    #[test]
+    fn whoever_lacks_pieces_again_dials_seeds_again() {
+        let mut s = Swarm::default();
+        s.add(at(0), addr(1), Source::Tracker);
+        s.set_seed(*s.by_addr.get(&addr(1)).expect("known"));
+        assert_eq!(s.next(at(1), true), None);
+        assert_eq!(s.next(at(1), false), None, "passed over");
+        s.revive(at(2));
+        assert_eq!(s.next(at(2), false).map(|(_, a)| a), Some(addr(1)));
     }
 
     #[test]

@@ -1,11 +1,11 @@
-//! A tracker for tests: HTTP, any info hash, compact and dictionary replies, IPv4 and IPv6 peers.
+//! A tracker for tests: HTTP and UDP, any info hash, compact and dictionary replies, IPv4 and IPv6 peers.
 //!
 //! It is written without btmio's own parsers, so that an error in those is not answered by the same
 //! error here. A thread accepts, one more serves each connection. It is not for the open network:
 //! what it remembers is bounded, its patience is not.
 //!
 //! A peer is its address and port in one swarm; it is dropped on `stopped`, or when it has not come
-//! back for three intervals. `/announce` and `/scrape` may have anything in front (a passkey).
+//! back for three intervals. Bound to `::` it serves both families, each its own peers. `/announce` and `/scrape` may have anything in front (a passkey).
 //! [`Options`] make it misbehave: silence, garbage, failures, redirects.
 //!
 //! ```
@@ -19,10 +19,12 @@
 //! [BEP 23](https://www.bittorrent.org/beps/bep_0023.html),
 //! [BEP 48](https://www.bittorrent.org/beps/bep_0048.html)
 
+mod udp;
+
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::{self, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -55,6 +57,8 @@ pub struct Options {
     pub port: u16,
     /// The address.
     pub bind: IpAddr,
+    /// Speak UDP too, on the same port.
+    pub udp: bool,
     /// The interval it asks for, in seconds.
     pub interval: u32,
     /// The shortest interval it asks for, in seconds.
@@ -86,6 +90,7 @@ impl Default for Options {
         Self {
             port: 0,
             bind: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            udp: false,
             interval: 120,
             min_interval: None,
             peers: Vec::new(),
@@ -117,6 +122,14 @@ struct Swarm {
     downloaded: u64,
 }
 
+impl Swarm {
+    /// Seeders, leechers, downloads.
+    fn counts(&self) -> (u64, u64, u64) {
+        let seeders = self.peers.values().filter(|p| p.left == 0).count();
+        (seeders as u64, (self.peers.len() - seeders) as u64, self.downloaded)
+    }
+}
+
 struct Shared {
     options: Options,
     addr: SocketAddr,
@@ -130,6 +143,7 @@ struct Shared {
 pub struct Tracker {
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
+    datagrams: Option<JoinHandle<()>>,
 }
 
 impl Tracker {
@@ -138,13 +152,14 @@ impl Tracker {
         Self::start_with_greeting(options, log, |_| {})
     }
 
-    /// Like [`Tracker::start`]; `greet` gets the announce URL before anything is logged.
+    /// Like [`Tracker::start`]; `greet` gets the announce URL before anything is logged, and the one for
+    /// UDP after it.
     pub fn start_with_greeting(
         options: Options,
         log: impl Fn(&str) + Send + Sync + 'static,
-        greet: impl FnOnce(&str),
+        greet: impl Fn(&str),
     ) -> io::Result<Self> {
-        let listener = TcpListener::bind((options.bind, options.port))?;
+        let (listener, socket) = open(&options)?;
         let addr = listener.local_addr()?;
         let shared = Arc::new(Shared {
             options,
@@ -154,10 +169,18 @@ impl Tracker {
             ending: AtomicBool::new(false),
             connections: AtomicUsize::new(0),
         });
-        greet(&shared.announce_url());
+        greet(&shared.url("http"));
+        if shared.options.udp {
+            greet(&shared.url("udp"));
+        }
+        let datagrams = socket.map(|socket| {
+            let shared = Arc::clone(&shared);
+            thread::Builder::new().name("tracker-udp".into()).spawn(move || udp::serve(&socket, &shared))
+        });
+        let datagrams = datagrams.transpose()?;
         let for_thread = Arc::clone(&shared);
         let thread = thread::Builder::new().name("tracker".into()).spawn(move || accept(&listener, &for_thread))?;
-        Ok(Self { shared, thread: Some(thread) })
+        Ok(Self { shared, thread: Some(thread), datagrams })
     }
 
     /// Where it listens.
@@ -167,7 +190,12 @@ impl Tracker {
 
     /// Where to announce.
     pub fn announce_url(&self) -> String {
-        self.shared.announce_url()
+        self.shared.url("http")
+    }
+
+    /// Where to announce over UDP, if it speaks that.
+    pub fn udp_url(&self) -> String {
+        self.shared.url("udp")
     }
 
     /// The peers known of a torrent that have not left, for tests.
@@ -199,13 +227,36 @@ impl Drop for Tracker {
             if TcpStream::connect_timeout(&addr, Duration::from_secs(1)).is_ok() {
                 let _ = thread.join();
             }
+            if let Some(datagrams) = self.datagrams.take() {
+                let _ = datagrams.join();
+            }
+        }
+    }
+}
+
+/// Both sockets on one port. Any port that the system chooses for TCP may be taken for UDP: then another.
+fn open(options: &Options) -> io::Result<(TcpListener, Option<UdpSocket>)> {
+    let mut tries = if options.port == 0 { 20 } else { 1 };
+    loop {
+        let listener = TcpListener::bind((options.bind, options.port))?;
+        if !options.udp {
+            return Ok((listener, None));
+        }
+        tries -= 1;
+        match UdpSocket::bind(listener.local_addr()?) {
+            Ok(socket) => return Ok((listener, Some(socket))),
+            Err(e) if tries == 0 => return Err(e),
+            Err(_) => {}
         }
     }
 }
 
 impl Shared {
-    fn announce_url(&self) -> String {
-        format!("http://{}/announce", self.addr)
+    fn url(&self, scheme: &str) -> String {
+        match self.addr.ip().is_unspecified() {
+            true => format!("{scheme}://localhost:{}/announce", self.addr.port()),
+            false => format!("{scheme}://{}/announce", self.addr),
+        }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<Vec<u8>, Swarm>> {
@@ -375,16 +426,17 @@ fn announce(stream: &mut TcpStream, shared: &Shared, ip: IpAddr, path: &str, que
     respond(stream, shared, 200, &body, "")
 }
 
-/// Enters the announce into its swarm and writes the answer.
-fn update(
-    shared: &Shared,
-    hash: &[u8],
-    addr: SocketAddr,
-    peer: Peer,
-    event: &str,
-    want: usize,
-    compact: bool,
-) -> Vec<u8> {
+/// What a swarm answers to an announce.
+struct Entered {
+    seeders: u64,
+    leechers: u64,
+    downloaded: u64,
+    /// Peers and their ids, where those are known.
+    listed: Vec<(SocketAddr, Vec<u8>)>,
+}
+
+/// Enters an announce into its swarm.
+fn enter(shared: &Shared, hash: &[u8], addr: SocketAddr, peer: Peer, event: &str, want: usize) -> Entered {
     let o = &shared.options;
     let now = Instant::now();
     let patience = Duration::from_secs(u64::from(o.interval) * 3 + 60);
@@ -407,21 +459,35 @@ fn update(
         listed.extend(o.peers.iter().map(|&a| (a, Vec::new())));
         listed.extend(swarm.peers.iter().filter(|(a, _)| **a != addr).map(|(a, p)| (*a, p.id.clone())).take(want));
     }
-    let seeders = swarm.peers.values().filter(|p| p.left == 0).count();
+    let (seeders, leechers, downloaded) = swarm.counts();
+    Entered { seeders, leechers, downloaded, listed }
+}
+
+/// Enters the announce into its swarm and writes the answer.
+fn update(
+    shared: &Shared,
+    hash: &[u8],
+    addr: SocketAddr,
+    peer: Peer,
+    event: &str,
+    want: usize,
+    compact: bool,
+) -> Vec<u8> {
+    let o = &shared.options;
+    let Entered { seeders, leechers, downloaded, listed } = enter(shared, hash, addr, peer, event, want);
     let mut body = b"d".to_vec();
-    number(&mut body, "complete", seeders as u64);
-    number(&mut body, "downloaded", swarm.downloaded);
+    number(&mut body, "complete", seeders);
+    number(&mut body, "downloaded", downloaded);
     string(&mut body, b"external ip");
     match addr.ip() {
         IpAddr::V4(a) => string(&mut body, &a.octets()),
         IpAddr::V6(a) => string(&mut body, &a.octets()),
     }
-    number(&mut body, "incomplete", (swarm.peers.len() - seeders) as u64);
+    number(&mut body, "incomplete", leechers);
     number(&mut body, "interval", u64::from(o.interval));
     if let Some(min) = o.min_interval {
         number(&mut body, "min interval", u64::from(min));
     }
-    drop(swarms);
     peers(&mut body, &listed, compact);
     body.push(b'e');
     body
@@ -474,12 +540,12 @@ fn scrape(shared: &Shared, query: &str) -> Vec<u8> {
     let mut body = b"d5:filesd".to_vec();
     for hash in asked {
         let Some(swarm) = swarms.get(hash) else { continue };
-        let seeders = swarm.peers.values().filter(|p| p.left == 0).count();
+        let (seeders, leechers, downloaded) = swarm.counts();
         string(&mut body, hash);
         body.push(b'd');
-        number(&mut body, "complete", seeders as u64);
-        number(&mut body, "downloaded", swarm.downloaded);
-        number(&mut body, "incomplete", (swarm.peers.len() - seeders) as u64);
+        number(&mut body, "complete", seeders);
+        number(&mut body, "downloaded", downloaded);
+        number(&mut body, "incomplete", leechers);
         body.push(b'e');
     }
     body.extend_from_slice(b"ee");

@@ -47,7 +47,7 @@ use crate::rng::Rng;
 use part::{Blk, NOT_LOOSE, Part};
 use shelf::{Shelf, bit, mark};
 use slab::Slab;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 /// How much a piece is wanted.
@@ -165,6 +165,8 @@ pub struct Picker {
     workers: usize,
     /// Runs of padding blocks: piece and first block, to the block behind the last.
     pads: BTreeMap<(u32, u32), u32>,
+    /// Pieces that are asked of one connection at a time.
+    alone: BTreeSet<u32>,
     /// Peers that have everything, as far as they said so at once.
     seeds: u32,
     sequential: bool,
@@ -197,6 +199,7 @@ impl Picker {
             jobs: BTreeMap::new(),
             workers: 0,
             pads: BTreeMap::new(),
+            alone: BTreeSet::new(),
             seeds: 0,
             sequential: false,
             spare: Vec::new(),
@@ -311,6 +314,7 @@ impl Picker {
             State::Begun | State::Checking => self.close(e.pos),
         }
         self.entries[piece.idx()].state = State::Have;
+        self.alone.remove(&piece.get());
         self.have.set(piece);
         self.want(piece.get(), false);
     }
@@ -322,6 +326,18 @@ impl Picker {
             self.drop_full_padding(piece.get());
             self.shelve(piece.get());
             self.want(piece.get(), self.priority(piece) != Priority::Skip);
+        }
+    }
+
+    /// Nothing of the piece is here, and nothing of it is requested, whatever was known of it.
+    pub fn forget(&mut self, piece: PieceIndex) {
+        self.lose(piece);
+        let Some(e) = self.entries.get(piece.idx()).copied() else { return };
+        if let State::Begun | State::Checking = e.state {
+            self.close(e.pos);
+            self.entries[piece.idx()].state = State::Missing;
+            self.drop_full_padding(piece.get());
+            self.shelve(piece.get());
         }
     }
 
@@ -430,6 +446,13 @@ impl Picker {
     /// Pieces that we want and lack.
     pub fn wanted_left(&self) -> u32 {
         self.wanted_left
+    }
+
+    /// Blocks that are still to be received, counted down from what is wanted: exact but for a shorter last piece,
+    /// and pieces begun that are not wanted any more. Looks at every piece begun.
+    pub fn blocks_left(&self) -> u32 {
+        let received: u32 = self.parts.iter().map(|(_, part)| part.received).sum();
+        self.wanted_left.saturating_mul(self.blocks_per_piece).saturating_sub(received)
     }
 
     /// Whether every wanted piece is here.
@@ -564,6 +587,24 @@ impl Picker {
         self.entries[piece.idx()].state = State::Begun;
         self.relist(e.pos);
         self.forget_if_blank(e.pos);
+    }
+
+    /// From now on, until the piece is here, it is asked of one connection at a time. For a piece that
+    /// several have spoilt between them: the next attempt is one peer's alone, and tells who it was.
+    pub fn fetch_alone(&mut self, piece: PieceIndex) {
+        if piece.idx() < self.entries.len() && !self.have.get(piece) {
+            self.alone.insert(piece.get());
+        }
+    }
+
+    /// Whether [`Picker::fetch_alone`] was said of it, and it is not here yet.
+    pub fn is_alone(&self, piece: PieceIndex) -> bool {
+        self.alone.contains(&piece.get())
+    }
+
+    /// Whether `conn` may ask for blocks of this begun piece.
+    fn may_join(&self, part: &Part, conn: ConnKey) -> bool {
+        part.out == 0 || !self.alone.contains(&part.piece) || self.jobs.contains_key(&(conn, part.piece))
     }
 
     /// Who sent blocks of a piece that is begun or being checked: ascending, each once.

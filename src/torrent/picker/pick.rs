@@ -12,6 +12,9 @@
 //! 5. If none of this gave a single block, and if the caller allows it: blocks requested elsewhere,
 //!    those requested least first, at two connections at most, or three when few are missing.
 //!
+//! A piece that is fetched alone ([`Picker::fetch_alone`]) is passed over everywhere while another
+//! connection has requests out in it.
+//!
 //! With `only`, the pieces listed there are all there is, in that order.
 
 use super::{BlockRef, Part, Pick, Picker, Priority, Speed, State};
@@ -105,8 +108,8 @@ impl Turn<'_, '_> {
                 let part = self.picker.begin(piece.get());
                 self.take(part);
             }
-            State::Begun => self.take(e.pos),
-            State::Missing | State::Checking | State::Have => {}
+            State::Begun if self.picker.may_join(&self.picker.parts[e.pos as usize], self.req.conn) => self.take(e.pos),
+            State::Missing | State::Begun | State::Checking | State::Have => {}
         }
     }
 
@@ -117,7 +120,8 @@ impl Turn<'_, '_> {
             let usable = |part: &Part| {
                 let foreign = part.fast.is_some_and(|conn| conn != self.req.conn);
                 let right = priority.is_none_or(|p| picker.entries[part.piece as usize].priority == p);
-                right && (shared || !foreign) && self.req.have.get(PieceIndex::new(part.piece))
+                let open = picker.may_join(part, self.req.conn);
+                right && open && (shared || !foreign) && self.req.have.get(PieceIndex::new(part.piece))
             };
             let rank = |part: &Part| {
                 let e = picker.entries[part.piece as usize];
@@ -200,7 +204,11 @@ impl Turn<'_, '_> {
     }
 
     fn take_again(&mut self, key: u32, requests: u8, look: &mut usize) {
-        let Some(part) = self.picker.parts.get_mut(key as usize) else { return };
+        let Some(part) = self.picker.parts.get(key as usize) else { return };
+        if !self.picker.may_join(part, self.req.conn) {
+            return;
+        }
+        let part = &mut self.picker.parts[key as usize];
         let piece = PieceIndex::new(part.piece);
         let e = self.picker.entries[piece.idx()];
         let named = self.req.only.is_none_or(|only| only.contains(&piece));

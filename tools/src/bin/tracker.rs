@@ -1,6 +1,7 @@
 //! A tracker for tests, as a program: see [`tools::tracker`].
 //!
-//! Prints its announce URL first, then one JSON object a line for each announce. Ends when killed.
+//! Prints its announce URL first (with `--udp` the one for UDP next), then one JSON object a line for each
+//! announce. Ends when killed.
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -8,9 +9,10 @@ use std::process::ExitCode;
 use tools::tracker::{Options, Redirect, Tracker};
 
 const USAGE: &str = "\
-tracker [OPTIONS]: a BitTorrent tracker for tests, over HTTP, for any torrent
+tracker [OPTIONS]: a BitTorrent tracker for tests, over HTTP and UDP, for any torrent
   --port=N             listen there (0: any free port, the default)
-  --bind=IP            listen on this address (127.0.0.1)
+  --bind=IP            listen on this address (127.0.0.1); :: is all of both families
+  --udp                speak UDP too, on the same port
   --interval=SECONDS   interval it asks for (120)
   --min-interval=SECONDS
   --peers=IP:PORT,...  name these peers too, in every answer
@@ -67,6 +69,7 @@ fn parse(args: impl Iterator<Item = String>) -> Result<Option<Options>, String> 
             "--help" | "-h" => return Ok(None),
             "--port" => o.port = value.parse().map_err(|_| bad())?,
             "--bind" => o.bind = value.parse().map_err(|_| bad())?,
+            "--udp" => o.udp = true,
             "--interval" => o.interval = value.parse().map_err(|_| bad())?,
             "--min-interval" => o.min_interval = Some(value.parse().map_err(|_| bad())?),
             "--peers" => {

@@ -42,6 +42,23 @@ impl Rig {
 }
 
 #[test]
+fn a_piece_that_was_half_done_or_being_checked_can_be_forgotten() {
+    let mut rig = Rig::new(8);
+    let everything = Bitfield::all(8);
+    rig.picker.on_peer_bitfield(&everything);
+    let got = rig.pick(ask(conn(1), &everything, 6));
+    for b in &got {
+        let _ = rig.receive(*b, conn(1));
+    }
+    for piece in got.iter().map(|b| b.piece) {
+        rig.picker.forget(piece);
+        rig.picker.invariants();
+        assert!(rig.picker.wants(piece) && rig.picker.contributors(piece).is_empty());
+    }
+    assert_eq!(rig.pick(ask(conn(2), &everything, 64)).len(), 4 * 7 + 1, "all are to be had again");
+}
+
+#[test]
 fn the_rarest_come_first_and_equals_by_lot() {
     let mut rig = Rig::past_the_first();
     let everything = Bitfield::all(104);

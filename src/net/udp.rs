@@ -1,0 +1,144 @@
+//! Datagrams: one socket a family, on the port that peers dial where that is free for UDP too, so that
+//! whatever speaks UDP is met there.
+//!
+//! mio is edge-triggered: a socket stays `readable` until a call says `WouldBlock`. A turn takes a
+//! bounded number of datagrams. One that cannot be sent because the socket is full is lost, as on the way:
+//! whoever sent it repeats it.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use mio::net::UdpSocket;
+use mio::{Interest, Registry, Token};
+use socket2::{Domain, Protocol, Socket, Type};
+
+/// Largest datagram that is read whole; what is longer is cut.
+const SIZE: usize = 8 << 10;
+
+/// A family's socket.
+struct Own {
+    socket: UdpSocket,
+    readable: bool,
+}
+
+pub(super) struct Datagrams {
+    /// IPv4, IPv6.
+    sockets: [Option<Own>; 2],
+    buf: Vec<u8>,
+}
+
+impl Datagrams {
+    /// Opens what can be opened; a machine without IPv6, say, is served by IPv4 alone.
+    pub(super) fn open(port: u16, bind: &[IpAddr]) -> Self {
+        let any = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
+        let ips = if bind.is_empty() { &any[..] } else { bind };
+        let mut sockets = [None, None];
+        for ip in ips {
+            let own = &mut sockets[usize::from(ip.is_ipv6())];
+            match open_near(*ip, port) {
+                Ok(socket) if own.is_none() => *own = Some(Own { socket, readable: false }),
+                Ok(_) => {}
+                Err(e) => log::info!("no datagrams over {ip}: {e}"),
+            }
+        }
+        Self { sockets, buf: vec![0; SIZE] }
+    }
+
+    pub(super) fn register(&mut self, registry: &Registry, first: usize) -> io::Result<()> {
+        for (i, own) in self.sockets.iter_mut().enumerate() {
+            if let Some(own) = own {
+                registry.register(&mut own.socket, Token(first + i), Interest::READABLE)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Something came for the socket with token `first + i`.
+    pub(super) fn on_ready(&mut self, i: usize) {
+        if let Some(Some(own)) = self.sockets.get_mut(i) {
+            own.readable = true;
+        }
+    }
+
+    /// There is more to receive.
+    pub(super) fn is_ready(&self) -> bool {
+        self.sockets.iter().flatten().any(|own| own.readable)
+    }
+
+    /// The next datagram.
+    pub(super) fn recv(&mut self) -> Option<(SocketAddr, &[u8])> {
+        for own in self.sockets.iter_mut().flatten().filter(|own| own.readable) {
+            match own.socket.recv_from(&mut self.buf) {
+                Ok((n, from)) => return Some((from, &self.buf[..n])),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => own.readable = false,
+                // An earlier datagram's fate: the next call may do.
+                Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => {}
+                Err(e) => {
+                    log::debug!("receiving a datagram: {e}");
+                    own.readable = false;
+                }
+            }
+        }
+        None
+    }
+
+    /// Sends one. An error tells that nothing gets there from here.
+    pub(super) fn send(&self, to: SocketAddr, data: &[u8]) -> io::Result<()> {
+        let own = self.sockets[usize::from(to.is_ipv6())].as_ref();
+        let own =
+            own.ok_or_else(|| io::Error::new(io::ErrorKind::AddrNotAvailable, "no own address of that family"))?;
+        match own.socket.send_to(data, to) {
+            Ok(_) => Ok(()),
+            Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => Ok(()),
+            // A refusal is about a datagram sent earlier, to whomever.
+            Err(e) if matches!(e.raw_os_error(), Some(libc::ECONNREFUSED | libc::ENOBUFS | libc::ENOMEM)) => Ok(()),
+            Err(e) => Err(e),
+        }
+    }
+}
+
+/// On this port, or on any if it is taken.
+fn open_near(ip: IpAddr, port: u16) -> io::Result<UdpSocket> {
+    match open_one(SocketAddr::new(ip, port)) {
+        Err(e) if e.kind() == io::ErrorKind::AddrInUse => {
+            log::info!("port {port} is taken for datagrams over {ip}: another is used");
+            open_one(SocketAddr::new(ip, 0))
+        }
+        other => other,
+    }
+}
+
+fn open_one(addr: SocketAddr) -> io::Result<UdpSocket> {
+    let socket = Socket::new(Domain::for_address(addr), Type::DGRAM, Some(Protocol::UDP))?;
+    socket.set_nonblocking(true)?;
+    if addr.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.bind(&addr.into())?;
+    Ok(UdpSocket::from_std(socket.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_taken_port_is_replaced_and_families_are_kept_apart() {
+        let taken = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let port = taken.local_addr().unwrap().port();
+        let mut ours = Datagrams::open(port, &[Ipv4Addr::LOCALHOST.into()]);
+        assert_eq!(ours.send("[::1]:9".parse().unwrap(), b"x").unwrap_err().kind(), io::ErrorKind::AddrNotAvailable);
+        ours.send(taken.local_addr().unwrap(), b"hello").unwrap();
+        let mut buf = [0; 9];
+        let (n, from) = taken.recv_from(&mut buf).unwrap();
+        assert_eq!(&buf[..n], b"hello");
+        assert_ne!(from.port(), port);
+        assert!(ours.recv().is_none(), "nothing was announced as ready");
+        taken.send_to(b"there", from).unwrap();
+        ours.on_ready(0);
+        let got = ours.recv().map(|(from, data)| (from, data.to_vec()));
+        assert_eq!(got, Some((taken.local_addr().unwrap(), b"there".to_vec())));
+        assert!(ours.is_ready());
+        assert!(ours.recv().is_none() && !ours.is_ready());
+    }
+}

@@ -1,0 +1,112 @@
+//! What a process uses, read from `/proc` while it runs and once more when it has ended but was not waited for.
+
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// What a run came to. Seconds and MiB.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Figures {
+    pub(crate) wall: f64,
+    pub(crate) cpu: f64,
+    pub(crate) anon: f64,
+    pub(crate) peak: f64,
+}
+
+/// The middle one, or the mean of the two in the middle.
+pub(crate) fn median(mut of: Vec<f64>) -> f64 {
+    of.sort_by(f64::total_cmp);
+    match of.len() {
+        0 => f64::NAN,
+        n if n % 2 == 1 => of[n / 2],
+        n => f64::midpoint(of[n / 2 - 1], of[n / 2]),
+    }
+}
+
+/// A client under measurement; killed when it is dropped.
+pub(crate) struct Subject {
+    child: Child,
+    begin: Instant,
+    anon: f64,
+    peak: f64,
+}
+
+impl Subject {
+    pub(crate) fn start(mut command: Command) -> Result<Self, String> {
+        let name = command.get_program().to_string_lossy().into_owned();
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let begin = Instant::now();
+        let child = command.spawn().map_err(|e| format!("{name}: {e}"))?;
+        Ok(Self { child, begin, anon: 0.0, peak: 0.0 })
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    fn sample(&mut self) {
+        let text = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap_or_default();
+        let kib = |key: &str| {
+            let line = text.lines().find_map(|l| l.strip_prefix(key))?;
+            Some(line.split_whitespace().next()?.parse::<f64>().ok()? / 1024.0)
+        };
+        self.anon = self.anon.max(kib("RssAnon:").unwrap_or(0.0));
+        self.peak = self.peak.max(kib("VmHWM:").unwrap_or(0.0));
+    }
+
+    /// Waits for it to end well.
+    pub(crate) fn to_the_end(mut self, patience: Duration) -> Result<Figures, String> {
+        loop {
+            let (state, cpu) = stat(self.child.id())?;
+            if state == 'Z' {
+                let wall = self.begin.elapsed().as_secs_f64();
+                let status = self.child.wait().map_err(|e| e.to_string())?;
+                if !status.success() {
+                    return Err(format!("ended with {status}"));
+                }
+                return Ok(Figures { wall, cpu, anon: self.anon, peak: self.peak });
+            }
+            if self.begin.elapsed() > patience {
+                return Err("took too long".into());
+            }
+            self.sample();
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// What it has used since it had used `before`, with the time that somebody else measured.
+    pub(crate) fn now(&mut self, before: f64, wall: f64) -> Result<Figures, String> {
+        self.sample();
+        let (_, cpu) = stat(self.child.id())?;
+        Ok(Figures { wall, cpu: cpu - before, anon: self.anon, peak: self.peak })
+    }
+
+    pub(crate) fn stop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for Subject {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// A process's state, and the CPU seconds of all its threads.
+pub(crate) fn stat(pid: u32) -> Result<(char, f64), String> {
+    let path = format!("/proc/{pid}/stat");
+    let text = std::fs::read_to_string(&path).map_err(|e| format!("{path}: {e}"))?;
+    // The name in parentheses may hold anything.
+    let rest = text.rsplit_once(") ").map_or("", |r| r.1);
+    let fields: Vec<&str> = rest.split(' ').collect();
+    let ticks = |i: usize| fields.get(i).and_then(|f| f.parse::<f64>().ok()).unwrap_or(0.0);
+    let state = rest.chars().next().ok_or(format!("{path}: wanted a state"))?;
+    // Linux tells user space 100 ticks a second on every architecture we build for.
+    Ok((state, (ticks(11) + ticks(12)) / 100.0))
+}
+
+/// CPU seconds of this thread.
+pub(crate) fn thread_cpu() -> f64 {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    text.split(' ').next().and_then(|ns| ns.parse::<f64>().ok()).unwrap_or(f64::NAN) / 1e9
+}
