@@ -22,6 +22,9 @@ use crate::wire::PIECE_HEADER_LEN;
 
 /// Bytes one connection may move in one turn, each way.
 pub const SHARE: usize = 2 << 20;
+/// What a byte that is no payload counts for besides itself: there are 14,000 `have` messages in
+/// a full scratch buffer, and a peer that sends nothing else shall not keep the others waiting.
+const MESSAGE_COST: usize = 15;
 /// Length of the scratch buffer that all connections share.
 const SCRATCH: usize = 128 << 10;
 /// Bytes that one read takes at least.
@@ -288,27 +291,33 @@ fn recv_scratch(
         Err(e) if e.kind() == io::ErrorKind::Interrupted => return Ok(1),
         Err(e) => return Err(ended(&e)),
     };
-    feed_all(s, storage, now, conn, &bufs.scratch[..n]);
+    let messages = feed_all(s, storage, now, conn, &bufs.scratch[..n]);
     s.pace(conn, room, n);
     // A short read means that the stream is empty; the next arrival is an event.
-    if n < room { Err(Outcome::Blocked) } else { Ok(n) }
+    if n < room { Err(Outcome::Blocked) } else { Ok(n + messages * MESSAGE_COST) }
 }
 
-/// Feeds bytes that are in memory already; payload among them is copied to its place.
-fn feed_all(s: &mut Session, storage: &mut dyn Storage, now: Instant, conn: ConnKey, mut data: &[u8]) {
+/// Feeds bytes that are in memory already; payload among them is copied to its place. Returns how many
+/// were none.
+fn feed_all(s: &mut Session, storage: &mut dyn Storage, now: Instant, conn: ConnKey, mut data: &[u8]) -> usize {
+    let mut messages = 0;
     while !data.is_empty() {
-        data = &data[s.feed(now, conn, data)..];
+        let used = s.feed(now, conn, data);
+        messages += used;
+        data = &data[used..];
         if data.is_empty() {
-            return;
+            break;
         }
-        let Some((torrent, block, at)) = s.placing(conn) else { return };
+        let Some((torrent, block, at)) = s.placing(conn) else { break };
         let take = data.len().min((block.len - at) as usize);
         if let Err(e) = storage.write(torrent, block.piece, block.begin + at, &data[..take]) {
-            return disk_failed(s, now, torrent, &e);
+            disk_failed(s, now, torrent, &e);
+            break;
         }
         s.filled(now, conn, take, &[block], false, &[]);
         data = &data[take..];
     }
+    messages
 }
 
 /// Sends on one connection.

@@ -94,6 +94,8 @@ pub(super) struct Get {
     pub(super) trackers: Vec<String>,
     pub(super) no_tracker: bool,
     pub(super) verify: bool,
+    /// Give up privileges that are not needed.
+    pub(super) sandbox: bool,
     pub(super) storage: Backend,
     pub(super) lane: Lane,
     /// `None`: as the machine allows.
@@ -239,6 +241,7 @@ const TABLE: &[Row] = &[
     row("", "no-tracker", "", GET, "do not use the torrent's own trackers"),
     row("", "memory", "SIZE", GET, MEMORY),
     row("", "storage", "HOW", GET | CHECK, "file access: auto, map or io"),
+    row("", "no-sandbox", "", GET, "give up no privileges"),
     row("", "lane", "HOW", GET, "way of blocks to disk: auto, direct, gather, scratch"),
     row("", "json", "", ALL, "JSON on standard output: a line per event, or one\nobject from show and check"),
     row("q", "quiet", "", ALL, "no progress; only errors"),
@@ -383,6 +386,7 @@ fn get(given: &Given, operands: Vec<OsString>, probe: &dyn Fn(&Path) -> Probe) -
         trackers: given.values("tracker", tracker)?,
         no_tracker: given.flag("no-tracker"),
         verify: given.flag("verify"),
+        sandbox: !given.flag("no-sandbox"),
         storage: given.value("storage", backend)?.unwrap_or_default(),
         lane: given.value("lane", lane)?.unwrap_or_default(),
         memory: given.value("memory", memory)?,

@@ -124,6 +124,7 @@ pub(super) fn get(opts: &Get, common: &Common) -> Result<u8, Failure> {
     let mut lp = Loop::new(config(opts)).map_err(|e| Failure::new(code_of(&e), escape(&e.to_string())))?;
     let signals =
         Source::new(&mut lp).map_err(|e| Failure::new(exit::ERROR, format!("cannot watch for signals: {e}")))?;
+    super::confine::confine(opts.sandbox);
     let start = lp.now();
     let abilities = term::abilities();
     let show = match abilities.redraw {
@@ -331,7 +332,10 @@ impl Run<'_> {
         for wish in self.signals.pending() {
             match wish {
                 Wish::Stop => self.interrupted = true,
-                Wish::Status => self.say_status(),
+                Wish::Status => {
+                    self.say_status();
+                    self.say_stats();
+                }
                 Wish::Redraw => {
                     term::clear();
                     self.draw();
@@ -367,6 +371,7 @@ impl Run<'_> {
         if self.json && self.now >= self.json_due {
             self.json_due = self.now + SECOND;
             self.json_progress();
+            self.json_stats();
         }
         if self.show == Show::Lines && self.now >= self.plain_due {
             self.plain_due = self.now + PLAIN;
@@ -549,6 +554,38 @@ impl Run<'_> {
         }
     }
 
+    /// What the session as a whole has met with, as a `stats` line.
+    fn json_stats(&mut self) {
+        let (s, turns) = (self.lp.session().stats(self.now), self.lp.turn_times());
+        let us = |d: Duration| u64::try_from(d.as_micros()).unwrap_or(u64::MAX);
+        let line = self.line("stats", None).with("peers", s.peers).with("half_open", s.half_open);
+        let line = line.with("wasted", s.wasted).with("pieces_failed", s.pieces_failed).with("banned", s.banned);
+        let line = line.with("turned_away", s.turned_away).with("evicted", s.evicted).with("breaches", s.breaches);
+        let line = line.with("requests_in", s.requests_in).with("requests_over", s.requests_over);
+        let line = line.with("turns", turns.count()).with("turn_p50_us", us(turns.quantile(0.5)));
+        let line = line.with("turn_p999_us", us(turns.quantile(0.999))).with("turn_max_us", us(turns.longest()));
+        self.send(line);
+    }
+
+    /// The same for people, on `USR1`.
+    fn say_stats(&self) {
+        let (s, turns) = (self.lp.session().stats(self.now), self.lp.turn_times());
+        term::print(&format!(
+            "{} wasted, {} bad pieces, {} banned, {} broke the protocol, {} turned away, {} evicted, {} requests over \
+             the limit; {} turns, 99.9 % within {:?}, longest {:?}",
+            progress::bytes(s.wasted),
+            s.pieces_failed,
+            s.banned,
+            s.breaches,
+            s.turned_away,
+            s.evicted,
+            s.requests_over,
+            turns.count(),
+            turns.quantile(0.999),
+            turns.longest()
+        ));
+    }
+
     fn say_status(&self) {
         let statuses = self.jobs.iter().filter_map(|job| job.status.as_ref());
         let lines: Vec<String> = statuses.map(progress::line).collect();
@@ -589,6 +626,7 @@ impl Run<'_> {
         self.interrupted = stopped_by_signal || self.interrupted;
         if self.json {
             self.json_progress();
+            self.json_stats();
         }
         term::clear();
     }

@@ -16,6 +16,9 @@
 //! | `checked` | `have` `pieces`: found on disk, of all |
 //! | `progress` | `state` `downloaded` `uploaded` `wasted` `have` `size` `percent` `ratio` |
 //! | | `rate_down` `rate_up` `peers` `seeds` `eta`; once a second, and at the end |
+//! | `stats` | `peers` `half_open` `wasted` `pieces_failed` `banned` `turned_away` `evicted` `breaches` |
+//! | | `requests_in` `requests_over` `turns` `turn_p50_us` `turn_p999_us` `turn_max_us`: all torrents |
+//! | | together, as often as `progress` |
 //! | `piece`, `file` | `piece`, `file`: it is complete and verified |
 //! | `peer` | `what` (`connected` or `closed`) `addr`, then `client` `incoming`, or `why` |
 //! | `tracker` | `url` `ok`, then `peers` `seeders` `leechers` `interval` `warning`, or `error` |

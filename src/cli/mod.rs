@@ -14,6 +14,7 @@
 //! args      arguments -> Opts, pure
 //! load      TORRENT -> Metainfo, with the exit code of each way to fail
 //! get       the download: driver loop, alerts, exit
+//!   confine   privileges that are given up
 //!   signals   INT TERM HUP USR1 WINCH TSTP CONT -> the loop
 //!   progress  statuses -> lines of text, pure
 //!   term      the terminal: its size, the block of lines that is redrawn
@@ -33,6 +34,7 @@ use std::process::ExitCode;
 
 mod args;
 mod check;
+mod confine;
 mod get;
 mod json;
 mod load;

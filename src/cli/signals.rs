@@ -3,7 +3,7 @@
 //! | signal | meaning |
 //! |---|---|
 //! | `INT`, `TERM`, `HUP` | stop: save and say goodbye; the second time: leave at once |
-//! | `USR1` | a status line to standard error |
+//! | `USR1` | a status line to standard error, and what the session has met with |
 //! | `WINCH`, `CONT` | draw the progress anew |
 //! | `TSTP` | clear the progress, then stop as the shell wants it |
 //!
