@@ -271,7 +271,9 @@ fn what_is_there_already_is_done_at_once() {
     assert_eq!((done["downloaded"].as_u64(), &done["info_hash"]), (Some(0), &added["info_hash"]));
     let last = events.iter().rev().find(|e| e["event"] == "progress").expect("progress");
     assert_eq!((last["have"].as_u64(), last["percent"].as_f64()), (added["size"].as_u64(), Some(100.0)));
-    assert!(events.iter().all(|e| e["t"].is_f64() && e["event"].is_string() && !e["info_hash"].is_null()));
+    assert!(events.iter().all(|e| e["t"].is_f64() && e["event"].is_string()));
+    let of_all = |e: &&serde_json::Value| e["event"] == "stats" || e["event"] == "warning";
+    assert!(events.iter().filter(|e| !of_all(e)).all(|e| !e["info_hash"].is_null()));
 
     let plain = folder.run(&alone(&["-e", "t.torrent", "data/"]));
     assert_eq!((plain.code, plain.out.as_str()), (Some(0), ""));
@@ -341,7 +343,8 @@ fn a_reader_that_goes_ends_it_quietly() {
     drop(child.stdout.take());
     let mut err = String::new();
     child.stderr.take().expect("it is piped").read_to_string(&mut err).expect("UTF-8");
-    assert_eq!((child.wait().expect("it ends").code(), err.as_str()), (Some(7), ""));
+    assert_eq!(child.wait().expect("it ends").code(), Some(7));
+    assert!(err.lines().all(|line| line.contains("running as root")), "{err}");
 }
 
 #[test]

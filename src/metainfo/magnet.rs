@@ -282,7 +282,8 @@ mod tests {
     fn a_full_link() {
         let m = parse(&format!(
             "magnet:?xt=urn:btih:{HEX}&dn=A+name%0a%2B%c3%a9&tr=http%3A%2F%2Ft%2Fannounce%3Fk%3D1&tr.1=udp://u:1\
-             &amp;tr=udp://u:1&ws=http://w/a+b&x.pe=10.0.0.1:6881&x.pe=[2001:DB8::1]:7&x.pe=Host:8&so=4-6,0,2,5-7&XT=urn:x:1&z"
+             &amp;tr=udp://u:1&ws=http://w/a+b&x.pe=10.0.0.1:6881&x.pe=[2001:DB8::1]:7&x.pe=Host:8\
+             &so=4-6,0,2,5-7&XT=urn:x:1&z"
         ));
         assert_eq!(m.info_hash.unwrap().to_string(), HEX.to_ascii_lowercase());
         assert_eq!(m.name.as_deref(), Some("A name+\u{e9}"));
@@ -335,7 +336,8 @@ mod tests {
     fn nonsense_is_left_out_and_hordes_are_cut() {
         let link = |more: &str| parse(&format!("magnet:?xt=urn:btih:{HEX}{more}"));
         let m = link(
-            "&x.pe=h:0&x.pe=h&x.pe=:1&x.pe=[h]:1&x.pe=1:2:3:4&x.pe=a%20b:1&so=3-1,x,-,1-,+2,4294967296&tr=&ws=a%00&dn=%0a",
+            "&x.pe=h:0&x.pe=h&x.pe=:1&x.pe=[h]:1&x.pe=1:2:3:4&x.pe=a%20b:1\
+             &so=3-1,x,-,1-,+2,4294967296&tr=&ws=a%00&dn=%0a",
         );
         assert_eq!(m, Magnet { info_hash: m.info_hash, ..Magnet::default() });
         let many = |n: usize, part: &dyn Fn(usize) -> String| (0..n).map(part).collect::<String>();

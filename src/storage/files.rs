@@ -7,7 +7,8 @@
 //!
 //! What it does not do: buffer, hash, map, or truncate a file that is longer than it should be.
 //!
-//! Invariants: at most `limit` descriptors of files are held, and [`FOLDERS`] of folders while work goes on; the download folder is made at most once per [`Files::open`],
+//! Invariants: at most `limit` descriptors of files are held, and [`FOLDERS`] of folders while work
+//! goes on; the download folder is made at most once per [`Files::open`],
 //! so that a volume that has gone away is not silently replaced by an empty folder.
 
 use super::sys::{self, FsKind};

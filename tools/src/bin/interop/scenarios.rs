@@ -30,7 +30,7 @@ pub(crate) fn names() -> Vec<String> {
     let rest = [
         "opentracker",
         "opentracker-udp",
-        "opentracker-udp6",
+        // Not "opentracker-udp6": Debian's opentracker has no IPv6. It is run by name where a build has it.
         "udp",
         "udp6",
         "scrape",
