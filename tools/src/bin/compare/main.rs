@@ -38,7 +38,7 @@ use std::time::Duration;
 use works::{Bench, WORKS, Work};
 
 /// Longest that one run may take.
-const PATIENCE: Duration = Duration::from_secs(300);
+const PATIENCE: Duration = Duration::from_secs(100);
 
 struct Options {
     works: Vec<&'static Work>,

@@ -40,13 +40,20 @@ fn word(bytes: &[u8]) -> u32 {
     bytes.first_chunk::<4>().map_or(0, |b| u32::from_be_bytes(*b))
 }
 
+/// Shakes hands. Nothing follows before the answer has come: aria2 closes a connection on which more than a
+/// handshake waits for it.
+fn shake(stream: &mut TcpStream, handshake: &[u8; 68]) -> io::Result<()> {
+    stream.write_all(handshake)?;
+    stream.read_exact(&mut [0; 68])
+}
+
 /// Calls `on` for every message after the handshake, until it says to stop or the stream ends. The payload of
 /// `piece` messages is passed over: `on` gets their header alone, when all of them has come.
 fn messages(
     stream: &mut TcpStream,
     mut on: impl FnMut(&mut TcpStream, u8, &[u8], bool) -> io::Result<bool>,
 ) -> io::Result<()> {
-    let (mut buf, mut have, mut skip) = (vec![0; 512 << 10], 0, 68);
+    let (mut buf, mut have, mut skip) = (vec![0; 512 << 10], 0, 0);
     let mut piece = None;
     loop {
         let n = stream.read(&mut buf[have..])?;
@@ -131,7 +138,7 @@ fn seed_once(content: &Content, to: SocketAddr, number: u32, rate: Option<f64>) 
     let mut stream = connect(to, number)?;
     plain_congestion(&stream);
     stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-    stream.write_all(&content.handshake(number))?;
+    shake(&mut stream, &content.handshake(number))?;
     // All pieces, and go ahead.
     let mut bits = vec![0xFF; content.pieces.div_ceil(8) as usize];
     if content.pieces % 8 != 0 {
@@ -231,7 +238,7 @@ fn push_request(out: &mut Vec<u8>, k: u64) {
 fn leech_once(content: &Content, to: SocketAddr, pid: u32, patience: Duration) -> io::Result<Option<Leeched>> {
     let mut stream = connect(to, 0)?;
     stream.set_read_timeout(Some(patience))?;
-    stream.write_all(&content.handshake(0))?;
+    shake(&mut stream, &content.handshake(0))?;
     stream.write_all(&[0, 0, 0, 1, 2])?;
     let total = content.pieces * 64;
     let (mut asked, mut got, mut begin, mut cpu_before) = (0, 0, None, 0.0);
@@ -264,7 +271,7 @@ fn leech_once(content: &Content, to: SocketAddr, pid: u32, patience: Duration) -
 pub(crate) fn latencies(content: &Content, to: SocketAddr, depth: u64, time: Duration) -> io::Result<Vec<f64>> {
     let mut stream = connect(to, 0)?;
     stream.set_read_timeout(Some(Duration::from_secs(60)))?;
-    stream.write_all(&content.handshake(depth as u32))?;
+    shake(&mut stream, &content.handshake(depth as u32))?;
     stream.write_all(&[0, 0, 0, 1, 2])?;
     let total = content.pieces * 64;
     let (mut next, mut begin) = (0, None);
@@ -309,9 +316,7 @@ pub(crate) fn acquaintance(
         let one = || {
             let mut stream = connect(to, number)?;
             stream.set_read_timeout(Some(patience))?;
-            stream.write_all(&handshake(info_hash, number))?;
-            let mut answer = [0; 68];
-            stream.read_exact(&mut answer)?;
+            shake(&mut stream, &handshake(info_hash, number))?;
             Ok(stream)
         };
         match one() {
