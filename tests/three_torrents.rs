@@ -28,8 +28,9 @@ fn three_torrents_at_once() {
     let keys: Vec<_> = samples.iter().map(|s| leech.get(s, &temp.path("leech"), &[&seed])).collect();
     let mut together = false;
     until(&mut [&mut leech, &mut seed], |n| {
-        together |= keys.iter().filter(|k| n[0].status(**k).rate_down > 0).count() == 3;
-        keys.iter().all(|k| n[0].status(*k).is_complete())
+        let statuses: Vec<_> = keys.iter().map(|k| n[0].status(*k)).collect();
+        together |= statuses.iter().all(|s| s.have > 0 && !s.is_complete());
+        statuses.iter().all(|s| s.is_complete())
     });
     for (sample, key) in samples.iter().zip(&keys) {
         sample.assert_in(&temp.path("leech"));
