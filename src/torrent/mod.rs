@@ -12,7 +12,8 @@
 //! `Torrent` keeps the lifecycle; `exchange` speaks with peers, `blocks` asks for and takes blocks,
 //! `serve` gives them; [`picker`] decides what to fetch,
 //! [`choker`] whom to serve, [`swarm`] whom to dial, `check` what on disk can be trusted, and
-//! `resume` is the record for the next run; `metadata` finds out what the torrent is, with `fetch`. Nothing here touches a file, a socket or a clock:
+//! `resume` is the record for the next run; `metadata` finds out what the torrent is, with `fetch`.
+//! Nothing here touches a file, a socket or a clock:
 //! it emits [`Action`]s and [`Alert`]s through its [`Cx`].
 
 mod announce;
