@@ -11,7 +11,8 @@
 //! [`PER_PEER`] of one and [`limits::METADATA_REQUESTS`] in all. Who does not answer in time, or refuses, is left
 //! alone for a while, and does not count when the size is chosen; when nobody of that size is left, or nothing comes
 //! for a while, it is another size's turn. After an attempt with several senders has failed, each further one is made
-//! with one peer alone, so that whoever fails it has given all of it. A liar costs one attempt that way, and then no more.
+//! with one peer alone, so that whoever fails it has given all of it. A liar costs one attempt that way, and then
+//! no more.
 //!
 //! Nothing is allocated by what a size says: pieces are kept as they come.
 //!
