@@ -19,7 +19,6 @@
 //! through `trackers`, the data plane lives in `data`.
 
 mod data;
-mod external;
 mod invariants;
 mod room;
 #[cfg(test)]
@@ -43,8 +42,8 @@ use crate::rng::{self, Rng};
 use crate::slots::Slots;
 use crate::time::{Duration, Instant};
 use crate::torrent::{Cx, Me, Torrent, lookup_conn};
+use crate::tracker::external::External;
 use crate::tracker::udp::ConnectionIds;
-use external::External;
 use timers::{Timer, Timers};
 use turns::Turns;
 

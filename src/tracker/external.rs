@@ -4,18 +4,24 @@
 //! with most voices wins, and among equals the one heard last. Addresses that are not public cannot be
 //! what is asked for and are not counted.
 //!
+//! [`External::get`] is good enough to be shown. [`External::sure`] is for what costs something to change, as a
+//! node id does (BEP 42): it wants [`SURE`] voices and two thirds of all.
+//!
 //! [BEP 24](https://www.bittorrent.org/beps/bep_0024.html)
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
 
-use crate::tracker::http::Reach;
+use super::http::Reach;
 
 /// Voices kept in each family.
 const VOICES: usize = 32;
+/// Voices that make us sure.
+const SURE: usize = 5;
 
+/// Who says what our addresses are.
 #[derive(Debug, Default)]
-pub(super) struct External {
+pub(crate) struct External {
     /// Who says what, the latest last.
     v4: VecDeque<(IpAddr, IpAddr)>,
     v6: VecDeque<(IpAddr, IpAddr)>,
@@ -23,7 +29,7 @@ pub(super) struct External {
 
 impl External {
     /// `source` says that our address is `ip`.
-    pub(super) fn vote(&mut self, source: IpAddr, ip: IpAddr) {
+    pub(crate) fn vote(&mut self, source: IpAddr, ip: IpAddr) {
         let ip = ip.to_canonical();
         if Reach::of(ip) != Reach::Public {
             return;
@@ -36,11 +42,20 @@ impl External {
         voices.push_back((source, ip));
     }
 
-    pub(super) fn get(&self, v6: bool) -> Option<IpAddr> {
+    /// The address in one family that most name.
+    pub(crate) fn get(&self, v6: bool) -> Option<IpAddr> {
         let voices = if v6 { &self.v6 } else { &self.v4 };
         let count = |ip: &IpAddr| voices.iter().filter(|(_, i)| i == ip).count();
         // The last of several maxima is taken.
         voices.iter().map(|(_, ip)| *ip).max_by_key(count)
+    }
+
+    /// The address in one family that nearly all name, if they are enough.
+    pub(crate) fn sure(&self, v6: bool) -> Option<IpAddr> {
+        let voices = if v6 { &self.v6 } else { &self.v4 };
+        let ip = self.get(v6)?;
+        let count = voices.iter().filter(|(_, i)| *i == ip).count();
+        (count >= SURE && 3 * count >= 2 * voices.len()).then_some(ip)
     }
 }
 
@@ -66,5 +81,11 @@ mod tests {
             says(&format!("9.0.0.{i}"), &format!("7.0.0.{i}"));
         }
         assert_eq!(e.v4.len(), VOICES);
+        assert_eq!(e.sure(false), None, "they do not agree");
+        for i in 0..22 {
+            e.vote(format!("10.0.0.{i}").parse().unwrap(), "7.7.7.7".parse().unwrap());
+            let sure = (i >= 21).then(|| "7.7.7.7".parse().unwrap());
+            assert_eq!(e.sure(false), sure, "{i}");
+        }
     }
 }
