@@ -52,8 +52,7 @@ pub struct DhtConfig {
 
 impl Default for DhtConfig {
     fn default() -> Self {
-        let public =
-            [("dht.libtorrent.org", 25401), ("dht.transmissionbt.com", 6881), ("router.bittorrent.com", 6881)];
+        let public = [("dht.libtorrent.org", 25401), ("dht.transmissionbt.com", 6881), ("router.bittorrent.com", 6881)];
         Self { bootstrap: public.map(|(host, port)| (host.to_owned(), port)).into(), read_only: false }
     }
 }

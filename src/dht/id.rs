@@ -190,7 +190,8 @@ mod tests {
         let made = NodeId([7; 20]).for_ip(a);
         assert!(made.fits(b) && !made.fits("2001:db8:1:3::3".parse().unwrap()));
         assert_eq!((network(a), network(a) == network(b)), ("2001:db8:1:2::".parse().unwrap(), true));
-        for local in ["10.1.2.3", "172.31.0.1", "192.168.9.9", "169.254.1.1", "127.0.0.1", "::1", "fd77::1", "fe80::1"] {
+        for local in ["10.1.2.3", "172.31.0.1", "192.168.9.9", "169.254.1.1", "127.0.0.1", "::1", "fd77::1", "fe80::1"]
+        {
             let ip: IpAddr = local.parse().unwrap();
             assert!(NodeId([9; 20]).fits(ip) && network(ip) == ip, "{local}");
             assert_eq!(NodeId([9; 20]).for_ip(ip), NodeId([9; 20]));

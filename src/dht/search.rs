@@ -296,7 +296,10 @@ mod tests {
         let mut s = Search::new(NOW, false, target, Goal::Peers);
         for i in 1..=30 {
             // All of them closer to the target than anybody honest.
-            s.add(Contact { id: NodeId::new([0; 20]).with_bit_flipped(100 + usize::from(i)), addr: SocketAddr::from(([30, i, 1, 1], 1)) });
+            s.add(Contact {
+                id: NodeId::new([0; 20]).with_bit_flipped(100 + usize::from(i)),
+                addr: SocketAddr::from(([30, i, 1, 1], 1)),
+            });
         }
         let honest: Vec<_> = (1..=8).map(|i| node([20, i, 0, 1], i)).collect();
         honest.iter().for_each(|c| s.add(*c));

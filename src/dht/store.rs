@@ -192,8 +192,10 @@ mod tests {
         }
         let mut one = Store::default();
         for port in 1..10_000 {
+            let now = now + crate::time::Duration::from_micros(port.into());
             assert!(one.put(now, &own, near, SocketAddr::from(([9, 9, 9, 9], port))));
         }
+        let now = now + crate::time::Duration::from_micros(10_000);
         assert_eq!(one.len(), (1, PER_HOST));
         let got = one.get(now, false, &near, 100, &mut r);
         assert!(got.len() == PER_HOST && got.iter().all(|a| a.port() >= 9_900), "the latest: {got:?}");

@@ -304,7 +304,7 @@ mod tests {
         assert!(found.windows(2).all(|w| w[0].id.distance(&target) < w[1].id.distance(&target)));
         t.rename(now, target);
         t.invariants();
-        assert!(t.len() > 30);
+        assert!(t.len() >= 2 * K, "most were close to the old id, and have one bucket between them: {}", t.len());
     }
 
     #[test]
@@ -350,7 +350,7 @@ mod tests {
         assert_eq!(t.questionable(later), Some(c(0)), "the one that was silent longest");
         assert_eq!(t.questionable(later), Some(c(1)), "the next; each is asked once");
         t.failed(c(0).addr);
-        assert_eq!(t.closest(later, &c(0).id, 1), [c(0)], "one silence may be chance");
+        assert!(t.closest(later, &c(0).id, 8).contains(&c(0)), "one silence may be chance");
         t.failed(c(0).addr);
         assert_eq!(t.closest(later, &c(0).id, 9).len(), 8, "a spare takes its place");
         assert!(!t.knows(c(0).addr) && t.knows(c(9).addr));

@@ -1,4 +1,3 @@
-//! The node against hand-made datagrams, and in a world of a thousand nodes of which a tenth are liars.
+//! The node in a world of a thousand nodes of which a tenth are liars.
 
-mod dialogue;
 mod world;

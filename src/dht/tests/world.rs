@@ -105,7 +105,9 @@ impl World {
             // They would keep everybody awake, and are looked at in the other test.
             dht.boot.quiet();
             let table = &mut dht.families[0].table;
-            known.into_iter().for_each(|n| drop(table.answered(now, Contact { id: self.ids[n], addr: addr(n) })));
+            for n in known {
+                table.answered(now, Contact { id: self.ids[n], addr: addr(n) });
+            }
         }
         self.nodes[i].as_mut().expect("just made")
     }
@@ -197,8 +199,15 @@ impl World {
             _ => self.ids[i],
         };
         let asks = !matches!(q.method, Method::Ping | Method::AnnouncePeer { .. });
-        let mut reply =
-            Reply { id: self.ids[i], to, tid: m.tid, token: Some(b"liar"), nodes: vec![], nodes6: vec![], values: vec![] };
+        let mut reply = Reply {
+            id: self.ids[i],
+            to,
+            tid: m.tid,
+            token: Some(b"liar"),
+            nodes: vec![],
+            nodes6: vec![],
+            values: vec![],
+        };
         let near = |rng: &mut Rng| random_id(rng).with_prefix(&target, 60 + rng.usize(..90));
         match i / LIARS % 3 {
             _ if !asks => {}
