@@ -186,7 +186,9 @@ pub mod limits {
     pub const DHT_PEERS: usize = 8192;
     /// Searches under way at once.
     pub const DHT_SEARCHES: usize = 8;
-    /// Queries on their way at once.
+    /// Nodes named by peers that wait to be pinged.
+    pub const DHT_PORTS: usize = 32;
+    /// Queries under way at once.
     pub const DHT_PENDING: usize = 256;
 
     /// Alerts that wait for an embedder who does not pull them; the oldest go first.

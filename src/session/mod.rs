@@ -19,6 +19,7 @@
 //! through `trackers`, the data plane lives in `data`.
 
 mod data;
+mod dht;
 mod invariants;
 mod room;
 #[cfg(test)]
@@ -80,6 +81,12 @@ pub struct Session {
     ids: ConnectionIds,
     datagrams: VecDeque<(SocketAddr, Vec<u8>)>,
     external: External,
+    dht: Option<Box<crate::dht::Dht>>,
+    dht_seed: [u8; 32],
+    /// The one time that its timer is armed for.
+    dht_timer: Instant,
+    /// Nodes that peers have named and that have not been pinged yet.
+    dht_nodes: Vec<SocketAddr>,
     /// Some torrent has an address that is due; which one dials first.
     to_dial: bool,
     turn: usize,
@@ -100,6 +107,7 @@ macro_rules! cx {
             me: &$self.me,
             touched: &mut $self.touched,
             strangers: &mut $self.strangers,
+            dht_nodes: &mut $self.dht_nodes,
         }
     };
 }
@@ -140,6 +148,10 @@ impl Session {
             ids: ConnectionIds::default(),
             datagrams: VecDeque::new(),
             external: External::default(),
+            dht: None,
+            dht_seed: seed,
+            dht_timer: Instant::FAR,
+            dht_nodes: Vec::new(),
             to_dial: false,
             turn: 0,
             shutdown: None,
@@ -179,6 +191,8 @@ impl Session {
         self.by_hash.insert(info_hash, key);
         self.stats.torrents += 1;
         self.arm(now, key);
+        self.follow_dht(now, key);
+        self.drive_dht(now);
         self.dial(now);
         Ok(key)
     }
@@ -192,6 +206,8 @@ impl Session {
         let t = self.torrents.get_mut(key).ok_or(Error::NoSuchTorrent)?;
         f(t, &mut cx!(self, now));
         self.arm(now, key);
+        self.follow_dht(now, key);
+        self.drive_dht(now);
         self.dial(now);
         Ok(())
     }
@@ -272,6 +288,9 @@ impl Session {
         self.command(now, key, |t, cx| t.stop(cx, None, CloseReason::TorrentStopped))?;
         let t = self.torrents.remove(key).ok_or(Error::NoSuchTorrent)?;
         self.by_hash.remove(&t.info_hash);
+        if let Some(node) = &mut self.dht {
+            node.forget(&t.info_hash);
+        }
         self.stats.torrents -= 1;
         let (info_hash, layout, dir) = (t.info_hash, t.layout, t.dir);
         self.actions.push_back(Action::Remove { torrent: key, info_hash, layout, dir, with_data });
@@ -294,6 +313,7 @@ impl Session {
                 self.close(now, key, CloseReason::Shutdown);
             }
         }
+        self.dht = None;
         self.timers.arm(now + SHUTDOWN, Timer::Shutdown);
     }
 
@@ -361,14 +381,21 @@ impl Session {
         match input {
             Input::Connected { conn, .. } => self.on_connected(now, conn),
             Input::Closed { conn, why } => self.on_closed(now, conn, why),
-            Input::Resolved { id, result } => self.on_resolved(now, lookup_conn(id), result),
+            Input::Resolved { id, result } => {
+                if !self.dht_resolved(now, id, &result) {
+                    self.on_resolved(now, lookup_conn(id), result);
+                }
+            }
             Input::Opened { torrent, files } => {
                 let _ = self.command(now, torrent, |t, cx| t.on_opened(cx, &files));
             }
             Input::Hashed { torrent, piece, ok, blocks } => {
                 let _ = self.command(now, torrent, |t, cx| t.on_hashed(cx, piece, ok, blocks.as_deref()));
             }
-            Input::Unsent { to, error } => self.on_unsent(now, to, &error),
+            Input::Unsent { to, error } => {
+                self.on_unsent(now, to, &error);
+                self.dht_unsent(now, to);
+            }
             Input::PieceLost { torrent, piece } => {
                 let _ = self.command(now, torrent, |t, cx| t.on_piece_lost(cx, piece));
             }
@@ -418,11 +445,14 @@ impl Session {
                         t.timer = Instant::FAR;
                         t.tick(&mut cx!(self, now));
                         self.arm(now, key);
+                        self.follow_dht(now, key);
                     }
                 }
+                Timer::Dht => self.on_dht_timer(now, at),
                 Timer::Shutdown => {}
             }
         }
+        self.drive_dht(now);
     }
 
     fn on_conn_timer(&mut self, now: Instant, at: Instant, conn: ConnKey) {
@@ -477,7 +507,7 @@ impl Session {
                 p.since = now;
                 p.last_in = now;
                 p.outbox.push_bytes(&crate::wire::encode_handshake(&crate::wire::Handshake {
-                    reserved: crate::wire::Reserved::ours(),
+                    reserved: crate::wire::Reserved::ours().with_dht(self.dht.is_some()),
                     info_hash: t.info_hash,
                     peer_id: me,
                 }));
@@ -572,7 +602,7 @@ impl Session {
             self.timers.retain(|timer| match timer {
                 Timer::Conn(c) => conns.get(*c).is_some(),
                 Timer::Torrent(t) => torrents.get(*t).is_some(),
-                Timer::Shutdown => true,
+                Timer::Dht | Timer::Shutdown => true,
             });
         }
         match self.conns.get_mut(conn) {

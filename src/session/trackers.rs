@@ -20,7 +20,7 @@ use crate::tracker::http::Progress;
 use crate::tracker::{Ask, Event, Reply, TrackerError};
 
 /// Datagrams that wait for the driver; more are lost, as on any network.
-const DATAGRAMS: usize = 1024;
+pub(super) const DATAGRAMS: usize = 1024;
 /// A tracker that has further addresses gets so many datagrams at one of them.
 const PATIENCE: u32 = 2;
 
@@ -170,6 +170,9 @@ impl Session {
 
     /// A datagram came. What nobody waits for is ignored.
     pub fn handle_datagram(&mut self, now: Instant, from: SocketAddr, data: &[u8]) {
+        if self.dht_datagram(now, from, data) {
+            return;
+        }
         let Some(id) = data.get(4..8) else { return };
         let id = u32::from_be_bytes(id.try_into().expect("four bytes were taken"));
         let Some(&conn) = self.transactions.get(&id) else { return };

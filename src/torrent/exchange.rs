@@ -93,6 +93,9 @@ impl Torrent {
         log::debug!("peer {addr}: {client}, {}", if incoming { "dialled us" } else { "dialled" });
         cx.alerts.push_back(Alert::PeerConnected { torrent: self.key, conn, addr, client, incoming });
         self.greet(cx, conn);
+        if theirs.reserved.has_dht() && cx.config.dht.is_some() && cx.me.port != 0 && !self.meta.private {
+            cx.send(conn, &Message::Port(cx.me.port));
+        }
         Ok(())
     }
 
@@ -123,6 +126,15 @@ impl Torrent {
             }
         }
         Err(CloseReason::Duplicate)
+    }
+
+    /// It has a DHT node at this port (BEP 5).
+    fn on_port(&self, cx: &mut Cx<'_>, conn: ConnKey, port: u16) {
+        if let Some(addr) = cx.peer(conn).map(|p| p.addr).filter(|_| port != 0 && !self.meta.private) {
+            if cx.config.dht.is_some() && cx.dht_nodes.len() < limits::DHT_PORTS {
+                cx.dht_nodes.push(SocketAddr::new(addr.ip(), port));
+            }
+        }
     }
 
     /// The first messages: extension handshake, what we have, what it may take at once.
@@ -237,7 +249,11 @@ impl Torrent {
             return self.on_early(cx, conn, message);
         }
         match *message {
-            Message::KeepAlive | Message::Port(_) | Message::Unknown { .. } | Message::Piece { .. } => Ok(()),
+            Message::KeepAlive | Message::Unknown { .. } | Message::Piece { .. } => Ok(()),
+            Message::Port(port) => {
+                self.on_port(cx, conn, port);
+                Ok(())
+            }
             Message::Choke => self.on_choke(cx, conn),
             Message::Unchoke => self.on_unchoke(cx, conn),
             Message::Interested => self.on_interested(cx, conn),

@@ -77,6 +77,8 @@ pub struct Cx<'a> {
     pub touched: &'a mut Vec<ConnKey>,
     /// Incoming connections whose handshake is not complete.
     pub strangers: &'a mut usize,
+    /// DHT nodes that peers say they are (BEP 5), to be pinged.
+    pub dht_nodes: &'a mut Vec<std::net::SocketAddr>,
 }
 
 /// Who we are, to peers and trackers.
