@@ -245,7 +245,7 @@ const TABLE: &[Row] = &[
     row("", "tracker", "URL", GET, "use this tracker too; repeatable"),
     row("", "no-tracker", "", GET, "do not use the torrent's own trackers"),
     row("", "dht", "", GET, "find peers through the distributed hash table too"),
-    row("", "dht-bootstrap", "HOST:PORT", GET, "the same, beginning at this node and not at the\nwell-known ones; repeatable"),
+    row("", "dht-bootstrap", "HOST:PORT", GET, "the same, beginning at this node; repeatable"),
     row("", "memory", "SIZE", GET, MEMORY),
     row("", "storage", "HOW", GET | CHECK, "file access: auto, map or io"),
     row("", "no-sandbox", "", GET, "give up no privileges"),

@@ -7,8 +7,8 @@
 //!           └──▶ response to a query of ours ──▶ its table, its search
 //! ```
 //!
-//! Sans-IO: [`Dht::handle`] takes datagrams, [`Dht::poll_datagram`] has those to send, [`Dht::poll_event`] says what was
-//! found and which names to look up, [`Dht::tick`] wants to be called at [`Dht::poll_timeout`].
+//! Sans-IO: [`Dht::handle`] takes datagrams, [`Dht::poll_datagram`] has those to send, [`Dht::poll_event`] says what
+//! was found and which names to look up, [`Dht::tick`] wants to be called at [`Dht::poll_timeout`].
 //!
 //! Both families share the budget, the store and the transactions; each has its own table and id.
 //!

@@ -1,3 +1,5 @@
+//! The vectors of BEP 5, what others write sloppily, and what does not fit.
+
 use super::*;
 
 const A: NodeId = NodeId::new(*b"abcdefghij0123456789");
