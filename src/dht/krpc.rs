@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! query     d 1:a d 2:id 20:.. arguments e  1:q 4:ping  [2:ro i1e]  1:t tid  [1:v 4:..]  1:y 1:q e
-//! response  d [2:ip 6|18:..] 1:r d 2:id 20:.. [5:nodes 26n] [6:nodes6 38n] [5:token ..] [6:values l..e] e 1:t tid 1:y 1:r e
+//! response  d [2:ip 6|18:..]  1:r d 2:id 20:.. [5:nodes 26n] [6:nodes6 38n] [5:token ..] [6:values l..e] e
+//!             1:t tid  1:y 1:r e
 //! error     d 1:e l i203e 4:text e  1:t tid  1:y 1:e e
 //! ```
 //!
