@@ -53,6 +53,7 @@ mod files;
 mod hash;
 mod iov;
 pub mod lanes;
+pub mod lanes256;
 mod map;
 mod memory;
 mod plan;
