@@ -363,8 +363,11 @@ impl Torrent {
 
     /// Everything on disk has been looked at: begin to trade.
     fn activate(&mut self, cx: &mut Cx<'_>) {
+        let looked = matches!(&self.life, Life::Checking(check) if check.looked());
         self.life = Life::Active;
-        self.record = None;
+        // Nothing to write down when all is as it was: thousands of torrents may start at once.
+        let record = self.record.take();
+        let as_recorded = !looked && record.is_some_and(|r| r.have == self.picker.have().to_wire());
         self.verify = false;
         self.count_missing();
         let have = self.picker.have().count();
@@ -375,7 +378,9 @@ impl Torrent {
             self.seeding_since = Some(cx.now);
             cx.alerts.push_back(Alert::Finished { torrent: self.key });
         }
-        self.mark_dirty(cx);
+        if !as_recorded {
+            self.mark_dirty(cx);
+        }
         self.tick(cx);
     }
 
