@@ -27,11 +27,6 @@ pub(super) struct Check {
 }
 
 impl Check {
-    /// Some piece was hashed.
-    pub(super) fn looked(&self) -> bool {
-        self.total > 0
-    }
-
     pub(super) fn progress(&self) -> State {
         State::Checking { done: self.done, total: self.total }
     }
