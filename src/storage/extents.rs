@@ -107,7 +107,7 @@ pub(super) struct Pool {
 
 impl Pool {
     pub(super) fn new(limit: usize) -> Self {
-        // At least 16 extents fit the limit, so that several pieces can be under way; 40 of them by default.
+        // At least 16 extents fit the limit, so that several pieces can be under way; 64 do by default.
         let unit = u32::try_from(limit / 16).unwrap_or(u32::MAX).clamp(UNIT.0, UNIT.1);
         let unit = 1 << unit.ilog2();
         Self {
