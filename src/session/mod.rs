@@ -28,8 +28,9 @@ mod timers;
 mod trackers;
 mod turns;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
+use std::ops::Bound::{Excluded, Unbounded};
 
 pub use crate::api::*;
 pub use crate::peer::Chunk;
@@ -87,9 +88,9 @@ pub struct Session {
     dht_timer: Instant,
     /// Nodes that peers have named and that have not been pinged yet.
     dht_nodes: Vec<SocketAddr>,
-    /// Some torrent has an address that is due; which one dials first.
-    to_dial: bool,
-    turn: usize,
+    /// Torrents that have an address that is due, and which of them dialled last.
+    to_dial: BTreeSet<TorrentKey>,
+    dialled: Option<TorrentKey>,
     shutdown: Option<Instant>,
 }
 
@@ -152,8 +153,8 @@ impl Session {
             dht_seed: seed,
             dht_timer: Instant::FAR,
             dht_nodes: Vec::new(),
-            to_dial: false,
-            turn: 0,
+            to_dial: BTreeSet::new(),
+            dialled: None,
             shutdown: None,
         }
     }
@@ -551,25 +552,20 @@ impl Session {
     }
 
     /// Dials addresses that are due while there is room, one torrent after the other, so that none
-    /// keeps the others from their turn. When there is none it waits for a connection to end.
+    /// keeps the others from their turn, and looks at no torrent that has none. When there is no room it
+    /// waits for a connection to end.
     pub(super) fn dial(&mut self, now: Instant) {
-        while self.to_dial && self.may_dial() {
-            self.to_dial = false;
-            let mut keys: Vec<_> = self.torrents.keys().collect();
-            let first = self.turn % keys.len().max(1);
-            keys.rotate_left(first);
-            for key in keys {
-                if !self.may_dial() {
-                    self.to_dial = true;
-                    return;
-                }
-                self.turn = self.turn.wrapping_add(1);
-                let Some(t) = self.torrents.get_mut(key) else { continue };
-                if t.wants_to_dial(now, &self.config) {
-                    t.dial(&mut cx!(self, now));
-                }
-                self.arm(now, key);
+        while self.may_dial() {
+            let behind = self.dialled.and_then(|last| self.to_dial.range((Excluded(last), Unbounded)).next());
+            let Some(key) = behind.or(self.to_dial.first()).copied() else { return };
+            self.to_dial.remove(&key);
+            self.dialled = Some(key);
+            let Some(t) = self.torrents.get_mut(key) else { continue };
+            if t.wants_to_dial(now, &self.config) {
+                t.dial(&mut cx!(self, now));
             }
+            // It comes back in if it wants to dial another.
+            self.arm(now, key);
         }
     }
 
@@ -577,7 +573,9 @@ impl Session {
 
     fn arm(&mut self, now: Instant, key: TorrentKey) {
         let Some(t) = self.torrents.get_mut(key) else { return };
-        self.to_dial |= t.wants_to_dial(now, &self.config);
+        if t.wants_to_dial(now, &self.config) {
+            self.to_dial.insert(key);
+        }
         if let Some(at) = t.deadline(now, &self.config).filter(|at| *at < t.timer) {
             // A deadline in the past means work that a limit holds back: look again soon.
             let at = if at <= now { now + Duration::from_millis(100) } else { at };
