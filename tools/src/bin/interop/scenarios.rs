@@ -32,9 +32,7 @@ pub(crate) fn names() -> Vec<String> {
         "magnet-peer",
         "magnet-kept",
         "metadata-only",
-        "pex-transmission",
         "pex-libtorrent",
-        "pex-btmio",
         "opentracker",
         "opentracker-udp",
         // Not "opentracker-udp6": Debian's opentracker has no IPv6. It is run by name where a build has it.
