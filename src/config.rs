@@ -196,6 +196,13 @@ pub mod limits {
 
     /// Addresses remembered for one torrent.
     pub const SWARM: usize = 1000;
+    /// Addresses of one network (IPv4 /24, IPv6 /48) that are remembered on hearsay and have never worked: on the
+    /// internet, and on a local network.
+    pub const HEARSAY: (usize, usize) = (16, 200);
+    /// The same of one host.
+    pub const HEARSAY_HOST: usize = 2;
+    /// No peer on the internet listens below this port.
+    pub const PORT_LEAST: u16 = 1024;
     /// Connection attempts under way at once.
     pub const HALF_OPEN: usize = 16;
 

@@ -173,7 +173,7 @@ mod tests {
             let (ip, want) = (ip.parse().unwrap(), id(hex));
             assert_eq!(want.as_bytes()[19], r);
             assert!(want.fits(ip), "{ip}");
-            assert_eq!(NodeId([0xFF; 20]).with_prefix(&want, 0).for_ip(ip).fits(ip), true);
+            assert!(NodeId([0xFF; 20]).with_prefix(&want, 0).for_ip(ip).fits(ip));
             // The 21st bit counts, the 22nd does not.
             assert!(!want.with_bit_flipped(20).fits(ip));
             assert!(want.with_bit_flipped(21).fits(ip));

@@ -330,7 +330,7 @@ impl Reply<'_> {
             let Some(over) = bytes.len().checked_sub(room).filter(|n| *n > 0) else { return Some(bytes) };
             let longer = if self.nodes6.len() >= self.nodes.len() { &mut self.nodes6 } else { &mut self.nodes };
             let keep_values = self.values.len() > 4;
-            if !longer.is_empty() && !(keep_values && longer.len() == 1) {
+            if longer.len() > usize::from(keep_values) {
                 longer.truncate(longer.len() - 1);
             } else if extras && over <= 30 {
                 extras = false;

@@ -282,7 +282,7 @@ impl Session {
         if let (Ok(Reply { external_ip: Some(ip), .. }), Some(tracker)) = (&result, t.addr) {
             self.external.vote(tracker.ip(), *ip);
         }
-        let local = t.addr.is_some_and(|a| a.ip().is_loopback());
+        let from = t.addr.map(|a| a.ip());
         let v6 = t.addr.is_some_and(|a| a.is_ipv6());
         if let (Some(event), Some(torrent)) = (t.event(), self.torrents.get_mut(t.torrent)) {
             // Leaving is said once, heard or not.
@@ -296,11 +296,11 @@ impl Session {
         let Some(torrent) = self.torrents.get_mut(key) else { return };
         let mut cx = cx!(self, now);
         if let Some(reply) = more {
-            torrent.peers_named(&mut cx, &reply, local);
+            torrent.peers_named(&mut cx, &reply, from);
         }
         match verdict {
             Some(result) if scrape => torrent.scraped(&mut cx, tracker, result.as_ref()),
-            Some(Ok(reply)) => torrent.tracker_replied(&mut cx, tracker, &reply, local),
+            Some(Ok(reply)) => torrent.tracker_replied(&mut cx, tracker, &reply, from),
             Some(Err(e)) => torrent.tracker_failed(&mut cx, tracker, &e),
             None => {}
         }

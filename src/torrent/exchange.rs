@@ -93,6 +93,9 @@ impl Torrent {
         log::debug!("peer {addr}: {client}, {}", if incoming { "dialled us" } else { "dialled" });
         cx.alerts.push_back(Alert::PeerConnected { torrent: self.key, conn, addr, client, incoming });
         self.greet(cx, conn);
+        if self.swarm.is_dialable(tag) {
+            self.note_change(cx, self.swarm.addr(tag).unwrap_or(addr), true);
+        }
         if theirs.reserved.has_dht() && cx.config.dht.is_some() && cx.me.port != 0 && !self.meta.private {
             cx.send(conn, &Message::Port(cx.me.port));
         }
@@ -143,6 +146,8 @@ impl Torrent {
         let (complete, nothing) = (self.is_active() && self.is_complete(), Bitfield::none(0));
         let have = if self.is_active() { self.picker.have() } else { &nothing };
         let (port, metadata_size) = (cx.me.port, self.info_size());
+        let all = [Ext::DontHave, Ext::Metadata, Ext::UploadOnly, Ext::Pex];
+        let exts = if self.meta.private { &all[..3] } else { &all[..] };
         let Some(peer) = cx.conns.get_mut(conn).and_then(Conn::peer_mut) else { return };
         if peer.extended {
             let ours = wire::OurExt {
@@ -152,7 +157,7 @@ impl Torrent {
                 upload_only: complete.then_some(true),
                 metadata_size,
                 client: Some(CLIENT),
-                exts: &[Ext::DontHave, Ext::Metadata, Ext::UploadOnly],
+                exts,
             };
             peer.outbox.push(&Message::Extended { id: 0, payload: &wire::encode_ext(&ours) });
         }
@@ -200,6 +205,9 @@ impl Torrent {
         } else {
             self.connecting -= 1;
             cx.stats.half_open -= 1;
+        }
+        if let Some(addr) = peer.tag.filter(|t| live && self.swarm.is_dialable(*t)).and_then(|t| self.swarm.addr(t)) {
+            self.note_change(cx, addr, false);
         }
         if let Some(tag) = peer.tag {
             match why {
@@ -438,6 +446,7 @@ impl Torrent {
                 self.learn_listener(now, conn, cx, addr);
             }
             self.on_metadata_offer(cx, conn, &theirs);
+            self.on_pex_offer(cx, conn);
             return self.close_if_useless(cx, conn);
         }
         match Ext::from_id(id) {
@@ -446,6 +455,7 @@ impl Torrent {
                 self.close_if_useless(cx, conn)
             }
             Some(Ext::Metadata) => self.on_metadata(cx, conn, payload),
+            Some(Ext::Pex) => self.on_pex(cx, conn, payload),
             Some(Ext::DontHave) => {
                 if let Some(piece) = wire::parse_dont_have(payload) {
                     self.on_dont_have(cx, conn, piece);
@@ -466,6 +476,7 @@ impl Torrent {
         self.swarm.add(now, addr, Source::Incoming);
         if let Some(tag) = self.swarm.incoming(addr) {
             self.rename(cx, conn, tag);
+            self.note_change(cx, addr, true);
         }
     }
 
@@ -491,6 +502,8 @@ impl Torrent {
         if now - peer.last_in >= limits::PEER_TIMEOUT {
             return Err(CloseReason::Idle);
         }
+        self.tell_peers(cx, conn);
+        let Some(peer) = cx.peer(conn) else { return Ok(()) };
         if peer.hold_until != Instant::ZERO && peer.hold_until <= now {
             peer.hold_until = Instant::ZERO;
             self.request_more(cx, conn);

@@ -22,6 +22,7 @@ mod check;
 pub mod choker;
 mod exchange;
 mod fetch;
+mod gossip;
 pub mod layout;
 mod metadata;
 pub mod picker;
@@ -135,6 +136,8 @@ pub struct Torrent {
     pub(crate) known: announce::Known,
     /// Peers whose handshake is done.
     pub peers: Vec<ConnKey>,
+    /// Who came and went last, for those who are to be told.
+    changes: gossip::Changes,
     choker: Choker,
     life: Life,
     /// What the torrent does once it is resumed.
@@ -196,6 +199,7 @@ impl Torrent {
             tiers,
             known: announce::Known::default(),
             peers: Vec::new(),
+            changes: gossip::Changes::default(),
             choker: Choker::new(cx.now),
             life: Life::Stopped(None),
             paused: add.paused,

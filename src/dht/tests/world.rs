@@ -17,6 +17,9 @@ const NODES: usize = 1000;
 /// Every so manieth lies.
 const LIARS: usize = 10;
 
+/// A datagram on its way: when it arrives, its number, from, to, what.
+type Flying = (Instant, u64, SocketAddr, SocketAddr, Vec<u8>);
+
 struct World {
     now: Instant,
     rng: Rng,
@@ -25,7 +28,7 @@ struct World {
     /// Nodes come into being when they are first needed, knowing whom they would know.
     lazy: bool,
     by_addr: BTreeMap<SocketAddr, usize>,
-    wire: BinaryHeap<Reverse<(Instant, u64, SocketAddr, SocketAddr, Vec<u8>)>>,
+    wire: BinaryHeap<Reverse<Flying>>,
     sent: u64,
     timers: BTreeSet<(Instant, usize)>,
     armed: Vec<Option<Instant>>,
