@@ -46,10 +46,14 @@ impl World {
                 self.net.trace.say(self.net.now, || format!("n{n} {alert:?}"));
             }
             match alert {
-                Alert::Piece { piece, .. } if !self.nodes[n as usize].disk.is_good(*piece) => {
+                Alert::Piece { piece, .. } if !self.nodes[n as usize].disk.platter().is_good(*piece) => {
                     self.violation(format!("n{n} announces piece {piece}, which is not good"));
                 }
-                Alert::Checked { .. } | Alert::Finished { .. } => self.check_have(n),
+                Alert::Checked { .. } => {
+                    self.nodes[n as usize].trades = true;
+                    self.check_have(n);
+                }
+                Alert::Finished { .. } => self.check_have(n),
                 Alert::PeerBanned { addr, .. } => {
                     let host = self.host_at(addr.ip());
                     if host.is_some_and(|h| self.honest(h)) {
@@ -74,11 +78,21 @@ impl World {
         }
     }
 
+    /// What a node claims is looked at anew whenever its disk has lost something.
+    pub(super) fn check_losses(&mut self, n: u32) {
+        let node = &mut self.nodes[n as usize];
+        let losses = node.disk.platter().losses;
+        if losses != node.losses && node.trades {
+            node.losses = losses;
+            self.check_have(n);
+        }
+    }
+
     /// Every piece a node claims is true on its disk.
     pub(super) fn check_have(&mut self, n: u32) {
         let node = &self.nodes[n as usize];
         let Some(have) = node.key.and_then(|k| node.session.have(k)) else { return };
-        let lie = have.iter_set().find(|p| !node.disk.is_good(*p));
+        let lie = have.iter_set().find(|p| !node.disk.platter().is_as_known(*p));
         if let Some(piece) = lie {
             self.violation(format!("n{n} has piece {piece}, which is not good on its disk"));
         }
@@ -119,7 +133,7 @@ impl World {
         let node = &self.nodes[n as usize];
         let Some(status) = node.key.and_then(|k| node.session.status(now, k)) else { return };
         let (received, lives, complete) = (node.received(now), node.tally.lives, World::is_complete(node, now));
-        let missing = (0..status.pieces.1).filter(|p| !node.disk.is_good(PieceIndex::new(*p))).count();
+        let missing = (0..status.pieces.1).filter(|p| !node.disk.platter().is_as_known(PieceIndex::new(*p))).count();
         let (down, wasted, size) = (status.downloaded, status.wasted, status.size);
         if complete && missing > 0 {
             self.violation(format!("n{n} is complete, and lacks {missing} pieces"));
