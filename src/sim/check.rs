@@ -56,7 +56,9 @@ impl World {
                 Alert::Finished { .. } => self.check_have(n),
                 Alert::PeerBanned { addr, .. } => {
                     let host = self.host_at(addr.ip());
-                    if host.is_some_and(|h| self.honest(h)) {
+                    // Nobody can tell a file that was cut from a peer that sent it so.
+                    let spoilt = self.nodes[n as usize].disk.was_spoilt;
+                    if !spoilt && host.is_some_and(|h| self.honest(h)) {
                         self.violation(format!("n{n} bans {addr}, which is honest"));
                     }
                 }

@@ -29,8 +29,6 @@ use crate::torrent::layout::Layout;
 
 /// Bytes that one plan can place.
 const LANDING: usize = 1 << 20;
-/// The fingerprint of bytes that were never written.
-const HOLE: u64 = 0x401E;
 
 /// What goes wrong, in thousandths of the calls concerned.
 #[derive(Clone, Copy, Default, Debug)]
@@ -95,6 +93,8 @@ pub(super) struct SimDisk {
     pub(super) honest: bool,
     /// Files were written in vain, or lost: what is restored may not be there.
     pub(super) was_faulty: bool,
+    /// Bytes that honest peers sent may have been lost before they were hashed.
+    pub(super) was_spoilt: bool,
     /// The resolution of the file system's clock.
     pub(super) clock: Duration,
     /// What the wall clock shows at the start of the run, in microseconds: it jumps.
@@ -122,6 +122,7 @@ impl SimDisk {
             faults: DiskFaults::default(),
             honest: true,
             was_faulty: false,
+            was_spoilt: false,
             clock: Duration::ZERO,
             wall: 0,
             violations: Vec::new(),
@@ -158,7 +159,7 @@ impl SimDisk {
 
     /// Somebody truncates a file to so many bytes, or deletes it.
     pub(super) fn tamper(&mut self, file: usize, len: Option<u64>) {
-        self.was_faulty = true;
+        (self.was_faulty, self.was_spoilt) = (true, true);
         let mtime = self.wall_clock();
         self.platter.tamper(file, len, self.open.is_some(), mtime);
     }
@@ -290,11 +291,9 @@ impl SimDisk {
             }
             return self.done.push_back(Done::Hashed { torrent, piece, ok, blocks: None });
         }
-        let digests = (job.want_blocks || !ok).then(|| {
-            let one = |(i, b): (usize, &Blk)| {
-                let full = b.upto == self.platter.block_len(piece, i);
-                digest(3, i as u64, if full { b.odd } else { mix(HOLE ^ b.odd ^ u64::from(b.upto)) })
-            };
+        let whole = (0..blocks.len()).all(|i| blocks[i].upto == self.platter.block_len(piece, i));
+        let digests = (whole && (job.want_blocks || !ok)).then(|| {
+            let one = |(i, b): (usize, &Blk)| digest(3, i as u64, b.odd);
             blocks.iter().enumerate().map(one).collect()
         });
         if !ok {
@@ -507,7 +506,7 @@ impl Storage for SimDisk {
 
     fn sync(&mut self, _t: TorrentKey) -> Result<(), DiskError> {
         if self.strikes(self.faults.sync) {
-            self.was_faulty = true;
+            (self.was_faulty, self.was_spoilt) = (true, true);
             self.platter.lose_unsynced(&mut self.rng, false);
             return Err(Self::error(DiskErrorKind::Io, "sync"));
         }

@@ -66,6 +66,8 @@ struct FileState {
     device: Option<Option<Stamp>>,
     /// Deleted by somebody while it was open.
     unlinked: bool,
+    /// Truncated by somebody, and grown again by us: nothing shows that it has a hole.
+    hole: bool,
 }
 
 /// Everything on one disk.
@@ -182,6 +184,7 @@ impl Platter {
                 |s| s.inode,
             );
             let len = self.layout.files()[span.file.idx()].len;
+            file.hole |= file.stamp.is_some_and(|s| s.len < len);
             file.stamp = Some(Stamp { len, mtime_us, inode });
         }
     }
@@ -208,7 +211,13 @@ impl Platter {
                 file.stamp = None;
             }
         }
-        self.pieces.iter_mut().for_each(|p| p.tampered = false);
+        let mut hidden = BTreeSet::new();
+        for (i, _) in self.files.iter().enumerate().filter(|(_, f)| f.hole) {
+            hidden.extend(self.layout.pieces_of(crate::id::FileIndex::new(i as u32)));
+        }
+        for (i, p) in (0..).zip(&mut self.pieces) {
+            p.tampered &= hidden.contains(&i);
+        }
     }
 
     /// The files of this torrent are deleted.

@@ -44,8 +44,9 @@ pub(super) struct Record {
 ///
 /// A record is made with what files look like then, which may be the work of somebody else: so a complete
 /// file keeps the stamp it had when it became complete, whatever it looks like now, and in the record
-/// the difference shows. A file that is still written to changes all the time; should it turn out to be
-/// shorter than it was, or gone, it is given no stamp, and the next start has it hashed.
+/// the difference shows. A file that is still written to changes all the time. Should one turn out to be
+/// shorter than it was, or gone, those are given no stamp, and the next start has them hashed; and all of
+/// them when there is none that explains it.
 #[derive(Debug, Default)]
 pub(super) struct Stamps {
     /// The stamp, and whether the file was complete then.
@@ -72,9 +73,11 @@ impl Stamps {
     /// What a record may say of files that look so now.
     pub(super) fn renew(&mut self, now: Vec<Option<FileStamp>>, missing: &[u32]) -> Vec<Option<FileStamp>> {
         let mut now = now;
+        let explained = self.files.iter().zip(&now).any(|(f, now)| !f.1 || f.0 != *now);
         for ((old, missing), now) in self.files.iter_mut().zip(missing).zip(&mut now) {
             match old {
-                (then, true) => *now = *then,
+                (then, true) if explained => *now = *then,
+                (_, true) if !self.distrust => {}
                 _ if self.distrust => *now = None,
                 _ => *old = (*now, *missing == 0),
             }
@@ -201,6 +204,16 @@ mod tests {
         assert_eq!(s.renew(vec![None, None, stamp(4)], &[0, 0, 1]), [stamp(10), stamp(21), stamp(4)]);
         s.distrust();
         assert_eq!(s.renew(vec![stamp(9), stamp(21), stamp(4)], &[0, 0, 1]), [stamp(10), stamp(21), None]);
+    }
+
+    #[test]
+    fn a_change_that_does_not_show_has_all_files_hashed() {
+        let stamp = |len| Some(FileStamp { len, mtime: (1, 0), inode: 1 });
+        let mut s = Stamps::new(&[stamp(10), stamp(20)]);
+        s.settle(&[0, 0]);
+        assert_eq!(s.renew(vec![stamp(10), stamp(20)], &[0, 0]), [stamp(10), stamp(20)]);
+        s.distrust();
+        assert_eq!(s.renew(vec![stamp(10), stamp(20)], &[0, 0]), [None, None]);
     }
 
     #[test]
