@@ -1,16 +1,17 @@
 //! The checkers: what must hold in every step, and what must hold at the end.
 //!
-//! 1. Every piece that is announced or trusted is true on that node's disk.
+//! 1. Every piece that is announced, told to a peer or trusted is true on that node's disk.
 //! 2. Structures keep their rules and their limits ([`Session::invariants`](crate::session::Session::invariants)).
 //! 3. Bytes are accounted for: nobody received more than was sent to it, and what was received is
 //!    verified, wasted, or in pieces that are not complete.
 //! 4. No honest peer is banned, or accused of breaking the protocol by another honest one.
-//! 5. No panic, no spinning, no event storm.
+//! 5. Whatever a node writes to a peer is by the protocol (see [`tap`](super::tap)); no panic, no spinning, no event storm.
 //! 6. Once the faults are over, every leecher finishes by the deadline.
 //!
 //! The disk checks besides where bytes land (see [`disk`](super::disk)).
 
 use super::node::Node;
+use super::tap::Told;
 use super::world::World;
 use crate::api::{Alert, CloseReason, State};
 use crate::id::PieceIndex;
@@ -78,6 +79,25 @@ impl World {
         for what in std::mem::take(&mut node.disk.violations) {
             self.violation(format!("n{n} disk: {what}"));
         }
+    }
+
+    /// What nodes have told their peers is true, and by the rules.
+    pub(super) fn check_taps(&mut self) {
+        for what in std::mem::take(&mut self.net.taps.breaches) {
+            self.violation(what);
+        }
+        let mut told = std::mem::take(&mut self.net.taps.told);
+        for (n, what) in told.drain(..) {
+            let (disk, pieces) = (self.nodes[n as usize].disk.platter(), self.net.taps.pieces);
+            let lie = match what {
+                Told::Has(p) => !disk.is_as_known(p),
+                Told::All => !(0..pieces).all(|p| disk.is_as_known(PieceIndex::new(p))),
+            };
+            if lie {
+                self.violation(format!("n{n} tells a peer: {what:?}, and it is not so"));
+            }
+        }
+        self.net.taps.told = told;
     }
 
     /// What a node claims is looked at anew whenever its disk has lost something.

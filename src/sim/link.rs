@@ -16,6 +16,7 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 
 use super::pcap::Pcap;
+use super::tap::{Tap, Taps};
 use super::trace::Trace;
 use crate::id::ConnKey;
 use crate::pump::Stream;
@@ -111,6 +112,7 @@ struct Wire {
     plain: bool,
     /// Nothing passes before then.
     clogged: Instant,
+    tap: Option<Box<Tap>>,
 }
 
 /// A host's line.
@@ -182,6 +184,7 @@ pub(super) struct Net {
     free: Vec<u32>,
     pub(super) lines: Vec<Line>,
     pub(super) weather: Weather,
+    pub(super) taps: Taps,
     datagrams: BTreeMap<u64, (SocketAddr, Vec<u8>)>,
     /// A partition lasts until then.
     pub(super) split: Instant,
@@ -226,6 +229,7 @@ impl Net {
             free: Vec::new(),
             lines,
             weather,
+            taps: Taps::default(),
             datagrams: BTreeMap::new(),
             split: Instant::ZERO,
             rng,
@@ -280,6 +284,7 @@ impl Net {
             reset: false,
             plain: plain || far.is_some_and(|l| l.plain),
             clogged: Instant::ZERO,
+            tap: self.taps.covers(from, host).then(Box::default),
         };
         let index = match self.free.pop() {
             Some(i) => {
@@ -606,6 +611,10 @@ impl Net {
                     *b = 0;
                 }
             }
+        }
+        if let Some(tap) = &mut w.tap {
+            let host = w.ends[s].host;
+            self.taps.wrote(tap, s, host, w.ends[1 - s].host, &w.pipes[s].buf[from..from + n]);
         }
         if let Some(pcap) = &mut self.pcap {
             let w = &self.wires[key.index as usize];

@@ -26,6 +26,7 @@ mod pcap;
 mod plan;
 mod platter;
 mod script;
+mod tap;
 #[cfg(test)]
 mod tests;
 mod trace;

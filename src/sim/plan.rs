@@ -6,6 +6,8 @@
 //!   | safety: faults come and go    | liveness: no fault, every leecher finishes |
 //! ```
 
+use std::collections::BTreeMap;
+
 use super::disk::DiskFaults;
 use super::link::{Line, Weather};
 use super::script::Manner;
@@ -29,6 +31,19 @@ pub enum Style {
     FreeRiders,
     /// One seed that is much faster than everyone.
     SuperSeed,
+}
+
+impl Style {
+    fn name(self) -> &'static str {
+        match self {
+            Self::FlashCrowd => "swarm flash crowd",
+            Self::OneSeed => "swarm one seed",
+            Self::Churn => "swarm churn",
+            Self::ManySlow => "swarm many slow",
+            Self::FreeRiders => "swarm free riders",
+            Self::SuperSeed => "swarm super-fast seed",
+        }
+    }
 }
 
 /// What goes wrong.
@@ -209,6 +224,29 @@ impl Plan {
         plan.draw_weather(rng);
         plan.draw_faults(rng, total);
         plan
+    }
+
+    /// What is wrong from the beginning: how many of each kind there are.
+    pub(super) fn classes(&self) -> BTreeMap<&'static str, u64> {
+        let w = &self.weather;
+        let mut all: Vec<&'static str> = self.scripts.iter().map(|m| m.name()).collect();
+        all.extend(self.trackers.iter().filter(|t| t.habit != Habit::Honest).map(|t| t.habit.name()));
+        all.extend(self.trackers.iter().filter(|t| t.udp).map(|_| "tracker over UDP"));
+        all.extend(self.lines.iter().filter(|l| l.nat).map(|_| "behind NAT"));
+        let weather = [
+            (w.loss > 0, "loss"),
+            (!w.jitter.is_zero(), "jitter, reordering"),
+            (w.short > 0, "short reads and writes"),
+            (w.resets > 0, "resets at random"),
+            (w.twice > 0, "duplication"),
+            (w.deaf > 0, "no answer to dialling"),
+        ];
+        all.extend(weather.into_iter().filter(|(on, _)| *on).map(|(_, name)| name));
+        all.push(self.style.name());
+        all.into_iter().fold(BTreeMap::new(), |mut counts, name| {
+            *counts.entry(name).or_default() += 1;
+            counts
+        })
     }
 
     fn draw_nodes(&mut self, rng: &mut Rng, nodes: u32) {

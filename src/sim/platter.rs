@@ -114,11 +114,6 @@ impl Platter {
         self.pieces.get(piece.idx()).is_some_and(|p| p.good || p.tampered)
     }
 
-    /// It is good, and the device has it.
-    pub(super) fn is_safe(&self, piece: PieceIndex) -> bool {
-        self.pieces.get(piece.idx()).is_some_and(|p| p.good && p.device.as_ref().is_none_or(|d| d.0))
-    }
-
     /// In which life of the torrent a good piece was found so.
     pub(super) fn good_since(&self, piece: PieceIndex) -> Option<u32> {
         self.pieces.get(piece.idx()).filter(|p| p.good).map(|p| p.epoch)

@@ -40,6 +40,23 @@ impl Habit {
     }
 }
 
+impl Habit {
+    /// What a count of it is called.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Honest => "tracker honest",
+            Self::Slow => "tracker slow",
+            Self::Liar => "tracker lies",
+            Self::Silent => "tracker silent",
+            Self::Failing => "tracker fails",
+            Self::Garbage => "tracker sends noise",
+            Self::Redirect => "tracker redirects",
+            Self::Nameless => "tracker without a name",
+            Self::Unheard => "tracker unheard of",
+        }
+    }
+}
+
 /// The name of a tracker.
 pub(super) fn name_of(index: usize) -> String {
     format!("t{index}.sim")

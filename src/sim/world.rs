@@ -59,8 +59,9 @@ impl World {
         let meta = content::metainfo(plan.seed, plan.piece_len, &plan.files, trackers);
         let layout = layout_of(&meta);
         let pcap = options.pcap.then(super::pcap::Pcap::new);
-        let net = Net::new(plan.lines.clone(), plan.weather, rng.fork(), Trace::new(options.lines), pcap);
+        let mut net = Net::new(plan.lines.clone(), plan.weather, rng.fork(), Trace::new(options.lines), pcap);
         let (n, s) = (plan.nodes.len() as u32, plan.scripts.len() as u32);
+        (net.taps.nodes, net.taps.peers, net.taps.pieces) = (n, n + s, layout.pieces());
         let mut nodes = Vec::new();
         for (host, p) in (0..).zip(&plan.nodes) {
             let mut disk = SimDisk::new(Arc::clone(&layout), p.seeder, rng.fork());
@@ -74,6 +75,7 @@ impl World {
         let scripts = (n..).zip(&plan.scripts).map(|s| script(s, &mut rng)).collect();
         let tracker = |(host, t): (u32, &TrackerPlan), rng: &mut Rng| Tracker::new(host, t.habit, rng.fork(), n..n + s);
         let trackers = (n + s..).zip(&plan.trackers).map(|t| tracker(t, &mut rng)).collect();
+        let counts = plan.classes();
         Self {
             frozen: vec![Instant::ZERO; nodes.len()],
             finished: vec![None; nodes.len()],
@@ -86,7 +88,7 @@ impl World {
             trackers,
             meta,
             layout,
-            counts: BTreeMap::new(),
+            counts,
             bufs: Buffers::default(),
             landing: vec![Vec::new()],
             due: Vec::new(),
@@ -138,12 +140,12 @@ impl World {
 
     /// A node does what it can.
     fn turn(&mut self, n: u32) {
-        let nodes = self.plan.nodes.len() as u32;
-        let scripts = nodes..nodes + self.plan.scripts.len() as u32;
+        let (nodes, scripts) = (self.plan.nodes.len(), &self.plan.scripts);
+        let script = |host: u32| (host as usize).checked_sub(nodes).and_then(|i| scripts.get(i));
         let node = &mut self.nodes[n as usize];
         self.net.trace.say(self.net.now, || format!("n{n}"));
         std::mem::swap(&mut node.disk.landing, &mut self.landing);
-        let calm = node.turn(&mut self.net, &mut self.bufs, &|host| !scripts.contains(&host));
+        let calm = node.turn(&mut self.net, &mut self.bufs, &|h| script(h).is_none_or(|m| m.is_good()));
         std::mem::swap(&mut node.disk.landing, &mut self.landing);
         if !calm {
             self.violation(format!("n{n} spins"));
@@ -151,6 +153,7 @@ impl World {
         self.look_up(n);
         self.check_alerts(n);
         self.check_losses(n);
+        self.check_taps();
         let (node, now) = (&self.nodes[n as usize], self.net.now);
         if self.events % LOOK == 0 && node.alive {
             node.session.invariants();
@@ -201,8 +204,8 @@ impl World {
 
     /// The host keeps to the protocol and sends no bad data.
     pub(super) fn honest(&self, host: u32) -> bool {
-        let first = self.nodes.len() as u32;
-        host < first || host >= first + self.scripts.len() as u32
+        let script = (host as usize).checked_sub(self.nodes.len()).and_then(|i| self.scripts.get(i));
+        script.is_none_or(|s| s.manner.is_good())
     }
 
     pub(super) fn host_at(&self, ip: IpAddr) -> Option<u32> {
