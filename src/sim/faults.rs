@@ -38,6 +38,8 @@ impl World {
             What::Freeze(n) => self.frozen[n as usize] = fault.until,
             What::Clock(n, jump) => self.nodes[n as usize].disk.wall += jump,
             What::Disk(n, faults) => self.nodes[n as usize].disk.faults = faults,
+            // A file that is cut while it is written to grows again, and nothing shows that it has a hole.
+            What::Tamper(n, _, Some(_)) if self.nodes[n as usize].alive && !self.complete[n as usize] => return,
             What::Tamper(n, file, len) => {
                 let (file, node) = (file as usize % self.plan.files.len(), &mut self.nodes[n as usize]);
                 let len = len.map(|l| l % self.plan.files[file].max(1));

@@ -50,7 +50,7 @@ struct Side {
     has_all: bool,
     allowed: BTreeSet<u32>,
     /// Requests it has written that have no answer.
-    asked: BTreeSet<(u32, u32, u32)>,
+    asked: BTreeMap<(u32, u32, u32), u32>,
     /// Requests it has cancelled that have no answer.
     cancelled: BTreeMap<(u32, u32, u32), u32>,
     /// Requests it keeps, as it says.
@@ -59,17 +59,20 @@ struct Side {
     again: bool,
 }
 
+/// One less of it. False when there was none.
+fn take(counts: &mut BTreeMap<(u32, u32, u32), u32>, key: &(u32, u32, u32)) -> bool {
+    let Some(n) = counts.get_mut(key) else { return false };
+    *n -= 1;
+    if *n == 0 {
+        counts.remove(key);
+    }
+    true
+}
+
 impl Side {
     /// A request of its has an answer. False when it made none.
     fn answered(&mut self, key: &(u32, u32, u32)) -> bool {
-        if let Some(n) = self.cancelled.get_mut(key) {
-            *n -= 1;
-            if *n == 0 {
-                self.cancelled.remove(key);
-            }
-            return true;
-        }
-        self.asked.remove(key)
+        take(&mut self.cancelled, key) || take(&mut self.asked, key)
     }
 
     /// Bytes of the next part that are looked at together: all of a message, but of a block the head only.
@@ -246,7 +249,7 @@ impl Tap {
                 if !side.interested {
                     return Err(format!("asks for {b:?} without being interested"));
                 }
-                side.asked.insert(key(&b));
+                *side.asked.entry(key(&b)).or_default() += 1;
                 let most = other.reqq.map_or(limits::REQUESTS_OUT_DEFAULT, |n| n as usize).max(1);
                 if side.asked.len() > most && !side.again {
                     return Err(format!("{} requests are out, and {most} are kept", side.asked.len()));
@@ -257,7 +260,7 @@ impl Tap {
             }
             // With BEP 6 an answer comes all the same, and for another request as well.
             Message::Cancel(b) => {
-                if side.asked.remove(&key(&b)) && fast {
+                if take(&mut side.asked, &key(&b)) && fast {
                     *side.cancelled.entry(key(&b)).or_default() += 1;
                 }
             }
