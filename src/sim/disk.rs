@@ -504,14 +504,16 @@ impl Storage for SimDisk {
         result
     }
 
-    fn sync(&mut self, _t: TorrentKey) -> Result<(), DiskError> {
-        if self.strikes(self.faults.sync) {
+    fn sync(&mut self, torrent: TorrentKey) {
+        let result = if self.strikes(self.faults.sync) {
             (self.was_faulty, self.was_spoilt) = (true, true);
             self.platter.lose_unsynced(&mut self.rng, false);
-            return Err(Self::error(DiskErrorKind::Io, "sync"));
-        }
-        self.platter.sync();
-        Ok(())
+            Err(Self::error(DiskErrorKind::Io, "sync"))
+        } else {
+            self.platter.sync();
+            Ok(())
+        };
+        self.done.push_back(Done::Synced { torrent, result });
     }
 
     fn file_stat(&mut self, _t: TorrentKey, file: FileIndex) -> Option<FileStat> {

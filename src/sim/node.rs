@@ -346,6 +346,8 @@ impl Node {
                     self.session.handle(net.now, Input::Hashed { torrent, piece, ok, blocks });
                 }
                 Done::Failed { torrent, error, .. } => pump::disk_failed(&mut self.session, net.now, torrent, &error),
+                // Nobody asks for it here yet.
+                Done::Synced { .. } => {}
             }
             self.carry_out(net);
         }
@@ -403,6 +405,7 @@ impl Node {
                 Action::Hash { .. } => {}
                 Action::Prefetch { torrent, block } => self.disk.prefetch(torrent, block),
                 Action::Save { torrent, .. } => self.save(net, torrent),
+                Action::SaveMetadata { .. } => {}
                 Action::CloseFiles { torrent } => self.close_files(torrent),
                 Action::Remove { torrent, with_data, .. } => {
                     if with_data {

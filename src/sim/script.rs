@@ -258,10 +258,8 @@ impl Script {
         while let Ok(Some((message, n))) = wire::parse_frame(&input[used..], limits::FRAME) {
             used += n;
             match message {
-                Message::Request(block) if self.manner == Manner::Drip => {
-                    if layout.contains(&block) {
-                        self.talks[i].waiting.push_back(block);
-                    }
+                Message::Request(block) if self.manner == Manner::Drip && layout.contains(&block) => {
+                    self.talks[i].waiting.push_back(block);
                 }
                 Message::Request(block) if self.talks[i].output.len() < 4 * ENOUGH || self.manner.is_good() => {
                     self.asked(layout, i, block);

@@ -260,12 +260,14 @@ impl Tap {
             }
             // With BEP 6 an answer comes all the same, and for another request as well.
             Message::Cancel(b) => {
-                if take(&mut side.asked, &key(&b)) && fast {
+                let open = take(&mut side.asked, &key(&b));
+                if open && fast {
                     *side.cancelled.entry(key(&b)).or_default() += 1;
                 }
             }
             Message::Reject(b) => {
-                if !other.answered(&key(&b)) && !other.again {
+                let open = other.answered(&key(&b));
+                if !open && !other.again {
                     return Err(format!("rejects {b:?}, which nobody asked for"));
                 }
             }
