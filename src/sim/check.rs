@@ -5,7 +5,8 @@
 //! 3. Bytes are accounted for: nobody received more than was sent to it, and what was received is
 //!    verified, wasted, or in pieces that are not complete.
 //! 4. No honest peer is banned, or accused of breaking the protocol by another honest one.
-//! 5. Whatever a node writes to a peer is by the protocol (see [`tap`](super::tap)); no panic, no spinning, no event storm.
+//! 5. Whatever a node writes to a peer is by the protocol (see [`tap`](super::tap)). No panic, no spinning,
+//!    no event storm.
 //! 6. Once the faults are over, every leecher finishes by the deadline.
 //!
 //! The disk checks besides where bytes land (see [`disk`](super::disk)).
