@@ -467,6 +467,8 @@ impl Alerts {
 pub enum ErrorKind {
     /// No space left, or over quota.
     NoSpace,
+    /// A file is shorter than it was, or gone: somebody else changed it.
+    FilesChanged,
     /// Any other failure of files.
     FileIo,
     /// The metadata that belongs to a magnet link is no torrent that can be used.

@@ -78,6 +78,7 @@ fn ended(e: &io::Error) -> Outcome {
 pub fn disk_failed(s: &mut Session, now: Instant, torrent: TorrentKey, e: &DiskError) {
     let kind = match e.kind {
         DiskErrorKind::Full => ErrorKind::NoSpace,
+        DiskErrorKind::Truncated | DiskErrorKind::Missing => ErrorKind::FilesChanged,
         _ => ErrorKind::FileIo,
     };
     s.handle(now, Input::DiskFailed { torrent, error: e.to_string(), kind });

@@ -1,16 +1,18 @@
 //! The checkers: what must hold in every step, and what must hold at the end.
 //!
-//! 1. Every piece that is announced or trusted is true on that node's disk.
+//! 1. Every piece that is announced, told to a peer or trusted is true on that node's disk.
 //! 2. Structures keep their rules and their limits ([`Session::invariants`](crate::session::Session::invariants)).
 //! 3. Bytes are accounted for: nobody received more than was sent to it, and what was received is
 //!    verified, wasted, or in pieces that are not complete.
 //! 4. No honest peer is banned, or accused of breaking the protocol by another honest one.
-//! 5. No panic, no spinning, no event storm.
+//! 5. Whatever a node writes to a peer is by the protocol (see [`tap`](super::tap)). No panic, no spinning,
+//!    no event storm.
 //! 6. Once the faults are over, every leecher finishes by the deadline.
 //!
 //! The disk checks besides where bytes land (see [`disk`](super::disk)).
 
 use super::node::Node;
+use super::tap::Told;
 use super::world::World;
 use crate::api::{Alert, CloseReason, State};
 use crate::id::PieceIndex;
@@ -46,13 +48,19 @@ impl World {
                 self.net.trace.say(self.net.now, || format!("n{n} {alert:?}"));
             }
             match alert {
-                Alert::Piece { piece, .. } if !self.nodes[n as usize].disk.is_good(*piece) => {
+                Alert::Piece { piece, .. } if !self.nodes[n as usize].disk.platter().is_good(*piece) => {
                     self.violation(format!("n{n} announces piece {piece}, which is not good"));
                 }
-                Alert::Checked { .. } | Alert::Finished { .. } => self.check_have(n),
+                Alert::Checked { .. } => {
+                    self.nodes[n as usize].trades = true;
+                    self.check_have(n);
+                }
+                Alert::Finished { .. } => self.check_have(n),
                 Alert::PeerBanned { addr, .. } => {
                     let host = self.host_at(addr.ip());
-                    if host.is_some_and(|h| self.honest(h)) {
+                    // Nobody can tell a file that was cut from a peer that sent it so.
+                    let spoilt = self.nodes[n as usize].disk.was_spoilt;
+                    if !spoilt && host.is_some_and(|h| self.honest(h)) {
                         self.violation(format!("n{n} bans {addr}, which is honest"));
                     }
                 }
@@ -74,11 +82,40 @@ impl World {
         }
     }
 
+    /// What nodes have told their peers is true, and by the rules.
+    pub(super) fn check_taps(&mut self) {
+        for what in std::mem::take(&mut self.net.taps.breaches) {
+            self.violation(what);
+        }
+        let mut told = std::mem::take(&mut self.net.taps.told);
+        for (n, what) in told.drain(..) {
+            let (disk, pieces) = (self.nodes[n as usize].disk.platter(), self.net.taps.pieces);
+            let lie = match what {
+                Told::Has(p) => !disk.is_as_known(p),
+                Told::All => !(0..pieces).all(|p| disk.is_as_known(PieceIndex::new(p))),
+            };
+            if lie {
+                self.violation(format!("n{n} tells a peer: {what:?}, and it is not so"));
+            }
+        }
+        self.net.taps.told = told;
+    }
+
+    /// What a node claims is looked at anew whenever its disk has lost something.
+    pub(super) fn check_losses(&mut self, n: u32) {
+        let node = &mut self.nodes[n as usize];
+        let losses = node.disk.platter().losses;
+        if losses != node.losses && node.trades {
+            node.losses = losses;
+            self.check_have(n);
+        }
+    }
+
     /// Every piece a node claims is true on its disk.
     pub(super) fn check_have(&mut self, n: u32) {
         let node = &self.nodes[n as usize];
         let Some(have) = node.key.and_then(|k| node.session.have(k)) else { return };
-        let lie = have.iter_set().find(|p| !node.disk.is_good(*p));
+        let lie = have.iter_set().find(|p| !node.disk.platter().is_as_known(*p));
         if let Some(piece) = lie {
             self.violation(format!("n{n} has piece {piece}, which is not good on its disk"));
         }
@@ -119,7 +156,7 @@ impl World {
         let node = &self.nodes[n as usize];
         let Some(status) = node.key.and_then(|k| node.session.status(now, k)) else { return };
         let (received, lives, complete) = (node.received(now), node.tally.lives, World::is_complete(node, now));
-        let missing = (0..status.pieces.1).filter(|p| !node.disk.is_good(PieceIndex::new(*p))).count();
+        let missing = (0..status.pieces.1).filter(|p| !node.disk.platter().is_as_known(PieceIndex::new(*p))).count();
         let (down, wasted, size) = (status.downloaded, status.wasted, status.size);
         if complete && missing > 0 {
             self.violation(format!("n{n} is complete, and lacks {missing} pieces"));

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!   place ─▶ landing buffer ─ landed ─▶ compared with the truth ─▶ Blk { upto, odd }
-//!   buffered (`mem`) ── hash good, or a flush ──▶ in the file (`file`, or `good`)
-//!   kill: `mem` is gone, files stay
+//!   buffered (`mem`) ── hash good, or a flush ──▶ in the files ── sync ──▶ on the device   (platter)
+//!   kill: `mem` is gone, files stay; power cut: of the files there is what the device has
 //! ```
 //!
 //! No payload is kept. Bytes that arrive are compared with the formula of [`content`](super::content);
@@ -18,6 +18,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::content::{digest, mix, piece_hash, table, truth, window};
+use super::platter::{Blk, GONE, Platter};
 use crate::id::{BLOCK_LEN, Block, FileIndex, PieceIndex, TorrentKey};
 use crate::rng::Rng;
 use crate::storage::{
@@ -28,40 +29,18 @@ use crate::torrent::layout::Layout;
 
 /// Bytes that one plan can place.
 const LANDING: usize = 1 << 20;
-/// The fingerprint of bytes that were never written.
-const HOLE: u64 = 0x401E;
-
-/// What one block holds.
-#[derive(Clone, Copy, Default, Debug)]
-struct Blk {
-    /// Bytes there, from the first on.
-    upto: u32,
-    /// In which life of the torrent they came: the session does not know of those from earlier ones.
-    epoch: u32,
-    /// Fingerprint of those that are not true; 0 when all are.
-    odd: u64,
-}
-
-/// What one piece holds.
-#[derive(Clone, Default, Debug)]
-struct Piece {
-    /// Buffered; empty when nothing is.
-    mem: Vec<Blk>,
-    /// In the files; empty when nothing is, or all.
-    file: Vec<Blk>,
-    /// The files hold all of it, and it is true.
-    good: bool,
-    /// In which life of the torrent that was found out.
-    epoch: u32,
-}
 
 /// What goes wrong, in thousandths of the calls concerned.
 #[derive(Clone, Copy, Default, Debug)]
 pub(super) struct DiskFaults {
     /// Bytes that can be written until the disk is full.
     pub(super) room: Option<u64>,
-    /// Writing fails with an I/O error.
+    /// Writing fails with an I/O error, part of it done.
     pub(super) write: u32,
+    /// The volume is mounted read-only.
+    pub(super) read_only: bool,
+    /// A sync fails, and the system forgets some of what was not synced. The next can well succeed.
+    pub(super) sync: u32,
     /// Reading fails with an I/O error.
     pub(super) read: u32,
     /// A system call on a region of storage is an `EFAULT`.
@@ -88,12 +67,6 @@ struct Planned {
     at: usize,
 }
 
-/// A file: when it was last written, if it exists.
-#[derive(Clone, Copy, Default, Debug)]
-struct FileState {
-    written: Option<Instant>,
-}
-
 /// The disk of one node. It knows one torrent.
 #[derive(Debug)]
 pub(super) struct SimDisk {
@@ -101,8 +74,9 @@ pub(super) struct SimDisk {
     open: Option<TorrentKey>,
     /// Counts how often the torrent was opened.
     epoch: u32,
-    pieces: Vec<Piece>,
-    files: Vec<FileState>,
+    /// What is buffered of each piece; empty when nothing is.
+    mem: Vec<Vec<Blk>>,
+    platter: Platter,
     jobs: VecDeque<Job>,
     done: VecDeque<Done>,
     planned: Vec<Planned>,
@@ -119,18 +93,20 @@ pub(super) struct SimDisk {
     pub(super) honest: bool,
     /// Files were written in vain, or lost: what is restored may not be there.
     pub(super) was_faulty: bool,
+    /// Bytes that honest peers sent may have been lost before they were hashed.
+    pub(super) was_spoilt: bool,
     /// The resolution of the file system's clock.
     pub(super) clock: Duration,
+    /// What the wall clock shows at the start of the run, in microseconds: it jumps.
+    pub(super) wall: i64,
     pub(super) violations: Vec<String>,
 }
 
 impl SimDisk {
     pub(super) fn new(layout: Arc<Layout>, seeder: bool, rng: Rng) -> Self {
-        let piece = Piece { good: seeder, ..Piece::default() };
-        let file = FileState { written: seeder.then_some(Instant::ZERO) };
         Self {
-            pieces: vec![piece; layout.pieces() as usize],
-            files: vec![file; layout.files().len()],
+            mem: vec![Vec::new(); layout.pieces() as usize],
+            platter: Platter::new(Arc::clone(&layout), seeder),
             layout,
             open: None,
             epoch: 0,
@@ -146,14 +122,16 @@ impl SimDisk {
             faults: DiskFaults::default(),
             honest: true,
             was_faulty: false,
+            was_spoilt: false,
             clock: Duration::ZERO,
+            wall: 0,
             violations: Vec::new(),
         }
     }
 
-    /// The files hold all of this piece, and it is true.
-    pub(super) fn is_good(&self, piece: PieceIndex) -> bool {
-        self.pieces.get(piece.idx()).is_some_and(|p| p.good)
+    /// What the files hold.
+    pub(super) fn platter(&self) -> &Platter {
+        &self.platter
     }
 
     /// When queued hashing ends next.
@@ -164,14 +142,31 @@ impl SimDisk {
     /// The process died: what was buffered is gone.
     pub(super) fn kill(&mut self) {
         self.was_faulty |= self.dirty > 0;
-        for p in &mut self.pieces {
-            p.mem = Vec::new();
-        }
+        self.mem.iter_mut().for_each(|m| *m = Vec::new());
         self.dirty = 0;
         self.open = None;
         self.jobs.clear();
         self.done.clear();
         self.planned.clear();
+    }
+
+    /// The power fails.
+    pub(super) fn cut(&mut self) {
+        self.kill();
+        self.was_faulty = true;
+        self.platter.lose_unsynced(&mut self.rng, true);
+    }
+
+    /// Somebody truncates a file to so many bytes, or deletes it.
+    pub(super) fn tamper(&mut self, file: usize, len: Option<u64>) {
+        (self.was_faulty, self.was_spoilt) = (true, true);
+        let mtime = self.wall_clock();
+        self.platter.tamper(file, len, self.open.is_some(), mtime);
+    }
+
+    fn wall_clock(&self) -> i64 {
+        let us = self.now.as_micros() as i64 + self.wall;
+        us - us.rem_euclid((self.clock.as_micros() as i64).max(1))
     }
 
     fn violation(&mut self, what: String) {
@@ -189,16 +184,17 @@ impl SimDisk {
         DiskError::new(kind, "disk", op)
     }
 
-    /// Takes the space for `n` bytes, and the chance of an error.
-    fn spend(&mut self, n: u64) -> Result<(), DiskError> {
+    /// Takes the space for `n` bytes, and the chance of an error: then with how many were written.
+    fn spend(&mut self, n: u64) -> Result<(), (u64, DiskError)> {
+        if self.faults.read_only {
+            return Err((0, Self::error(DiskErrorKind::ReadOnly, "write")));
+        }
         if self.strikes(self.faults.write) {
-            self.was_faulty = true;
-            return Err(Self::error(DiskErrorKind::Io, "write"));
+            return Err((self.rng.u64(..n), Self::error(DiskErrorKind::Io, "write")));
         }
         if let Some(room) = &mut self.faults.room {
             if *room < n {
-                self.was_faulty = true;
-                return Err(Self::error(DiskErrorKind::Full, "write"));
+                return Err((std::mem::take(room), Self::error(DiskErrorKind::Full, "write")));
             }
             *room -= n;
         }
@@ -209,46 +205,28 @@ impl SimDisk {
         (block / BLOCK_LEN) as usize
     }
 
-    fn block_len(&self, piece: PieceIndex, i: usize) -> u32 {
-        self.layout.block(piece, i as u32).len
-    }
-
     /// What a block holds, buffered bytes first.
     fn holds(&self, piece: PieceIndex, i: usize) -> Blk {
-        let p = &self.pieces[piece.idx()];
-        let mem = p.mem.get(i).copied().unwrap_or_default();
-        match p.good {
-            _ if mem.upto > 0 => mem,
-            true => Blk { upto: self.block_len(piece, i), epoch: p.epoch, odd: 0 },
-            false => p.file.get(i).copied().unwrap_or_default(),
-        }
-    }
-
-    fn touch(&mut self, piece: PieceIndex) {
-        let us = self.now.as_micros();
-        let step = (self.clock.as_micros() as u64).max(1);
-        let written = Instant::from_micros(us - us % step);
-        let (offset, len) = (self.layout.piece_offset(piece), u64::from(self.layout.piece_size(piece)));
-        for span in self.layout.spans(offset, len) {
-            self.files[span.file.idx()].written = Some(written);
+        match self.mem[piece.idx()].get(i) {
+            Some(mem) if mem.upto > 0 => *mem,
+            _ => self.platter.holds(piece, i),
         }
     }
 
     /// Bytes of a piece have come, from `begin` on.
     fn land(&mut self, piece: PieceIndex, mut begin: u32, mut data: &[u8]) {
-        if self.pieces[piece.idx()].good {
-            if self.pieces[piece.idx()].epoch == self.epoch {
+        if let Some(since) = self.platter.good_since(piece) {
+            if since == self.epoch {
                 return self.violation(format!("bytes land in piece {piece}, which is good"));
             }
             // The session has forgotten that it is good, and fetches it again.
-            let file = (0..self.layout.blocks_in(piece) as usize).map(|i| self.holds(piece, i)).collect();
-            self.pieces[piece.idx()] = Piece { file, ..Piece::default() };
+            self.platter.reopen_piece(piece);
         }
         while !data.is_empty() {
             let (i, at) = (Self::index(begin), begin % BLOCK_LEN);
             let n = data.len().min((BLOCK_LEN - at) as usize);
             let mut blk = if at == 0 { Blk::default() } else { self.holds(piece, i) };
-            if blk.upto != at {
+            if blk.upto != at && blk.odd != GONE {
                 self.violation(format!("{n} bytes land at {at} of block {i} of piece {piece}, which has {}", blk.upto));
             }
             let offset = self.layout.piece_offset(piece) + u64::from(begin);
@@ -265,9 +243,9 @@ impl SimDisk {
             }
             (blk.upto, blk.epoch) = (at + n as u32, self.epoch);
             let blocks = self.layout.blocks_in(piece) as usize;
-            let p = &mut self.pieces[piece.idx()];
-            p.mem.resize(blocks, Blk::default());
-            p.mem[i] = blk;
+            let mem = &mut self.mem[piece.idx()];
+            mem.resize(blocks, Blk::default());
+            mem[i] = blk;
             self.dirty += n;
             begin += n as u32;
             data = &data[n..];
@@ -276,65 +254,63 @@ impl SimDisk {
 
     /// Buffered bytes of a piece go to its file.
     fn write_out(&mut self, piece: PieceIndex) -> Result<(), DiskError> {
-        let mem = std::mem::take(&mut self.pieces[piece.idx()].mem);
+        let mut mem = std::mem::take(&mut self.mem[piece.idx()]);
         let n: u32 = mem.iter().map(|b| b.upto).sum();
         self.dirty = self.dirty.saturating_sub(n as usize);
         if n == 0 {
             return Ok(());
         }
-        self.spend(u64::from(n))?;
-        let p = &mut self.pieces[piece.idx()];
-        p.file.resize(mem.len(), Blk::default());
-        for (file, mem) in p.file.iter_mut().zip(&mem).filter(|(_, m)| m.upto > 0) {
-            *file = *mem;
+        let result = self.spend(u64::from(n));
+        if let Err((done, _)) = result {
+            // The session takes all of it for lost.
+            self.was_faulty = true;
+            let mut left = done;
+            for b in &mut mem {
+                (b.upto, b.epoch) = (if left < u64::from(b.upto) { 0 } else { b.upto }, 0);
+                left = left.saturating_sub(u64::from(b.upto).max(1));
+            }
         }
-        self.touch(piece);
-        Ok(())
+        let mtime = self.wall_clock();
+        let blocks = mem.iter().copied().enumerate().filter(|(_, b)| b.upto > 0);
+        self.platter.put(piece, blocks, mtime);
+        result.map_err(|(_, e)| e)
     }
 
     fn verify(&mut self, job: &Job) {
         let Some(torrent) = self.open else { return };
         let piece = job.piece;
         let blocks: Vec<Blk> = (0..self.layout.blocks_in(piece) as usize).map(|i| self.holds(piece, i)).collect();
-        let ok = (0..blocks.len()).all(|i| blocks[i].upto == self.block_len(piece, i) && blocks[i].odd == 0);
+        let ok = (0..blocks.len()).all(|i| blocks[i].upto == self.platter.block_len(piece, i) && blocks[i].odd == 0);
         if job.recheck {
             if self.strikes(self.faults.read) {
                 let error = Self::error(DiskErrorKind::Io, "read");
                 return self.done.push_back(Done::Failed { torrent, piece: Some(piece), error });
             }
-            self.settle(piece, ok);
+            if ok {
+                self.platter.settle(piece, self.epoch);
+            }
             return self.done.push_back(Done::Hashed { torrent, piece, ok, blocks: None });
         }
-        let digests = (job.want_blocks || !ok).then(|| {
-            let one = |(i, b): (usize, &Blk)| {
-                let full = b.upto == self.block_len(piece, i);
-                digest(3, i as u64, if full { b.odd } else { mix(HOLE ^ b.odd ^ u64::from(b.upto)) })
-            };
+        let whole = (0..blocks.len()).all(|i| blocks[i].upto == self.platter.block_len(piece, i));
+        let digests = (whole && (job.want_blocks || !ok)).then(|| {
+            let one = |(i, b): (usize, &Blk)| digest(3, i as u64, b.odd);
             blocks.iter().enumerate().map(one).collect()
         });
         if !ok {
-            let short = (0..blocks.len()).find(|i| blocks[*i].upto != self.block_len(piece, *i));
+            let short = (0..blocks.len()).find(|i| blocks[*i].upto != self.platter.block_len(piece, *i));
             if let (Some(i), false) = (short, self.was_faulty) {
                 self.violation(format!("piece {piece} is hashed, and block {i} has {} bytes", blocks[i].upto));
             }
-            let p = &mut self.pieces[piece.idx()];
-            p.mem = Vec::new();
-            p.file.iter_mut().for_each(|b| b.epoch = 0);
+            self.mem[piece.idx()] = Vec::new();
+            self.platter.condemn(piece);
             return self.done.push_back(Done::Hashed { torrent, piece, ok, blocks: digests });
         }
         match self.write_out(piece) {
             Ok(()) => {
-                self.settle(piece, true);
+                self.platter.settle(piece, self.epoch);
                 self.done.push_back(Done::Hashed { torrent, piece, ok, blocks: digests });
             }
             Err(error) => self.done.push_back(Done::Failed { torrent, piece: Some(piece), error }),
-        }
-    }
-
-    /// All of a piece in the files is true: no need to remember its blocks.
-    fn settle(&mut self, piece: PieceIndex, ok: bool) {
-        if ok {
-            self.pieces[piece.idx()] = Piece { good: true, epoch: self.epoch, ..Piece::default() };
         }
     }
 }
@@ -344,6 +320,7 @@ impl Storage for SimDisk {
         debug_assert_eq!(layout.total(), self.layout.total());
         self.open = Some(t);
         self.epoch += 1;
+        self.platter.open();
         Ok(())
     }
 
@@ -357,14 +334,15 @@ impl Storage for SimDisk {
 
     fn remove_files(&mut self, _t: TorrentKey) -> Result<(), DiskError> {
         self.kill();
-        self.pieces.fill(Piece::default());
-        self.files.fill(FileState::default());
+        self.platter.clear();
         Ok(())
     }
 
     fn prepare(&mut self, _t: TorrentKey, _wanted: &dyn Fn(FileIndex) -> bool) -> Result<(), DiskError> {
+        let absent = (0..self.layout.files().len()).any(|f| self.platter.stat(f).is_none());
         match self.faults.room {
             Some(0) => Err(Self::error(DiskErrorKind::Full, "prepare")),
+            _ if self.faults.read_only && absent => Err(Self::error(DiskErrorKind::ReadOnly, "prepare")),
             _ => Ok(()),
         }
     }
@@ -395,7 +373,7 @@ impl Storage for SimDisk {
         }
         let begin = block.begin + at;
         let has = self.holds(block.piece, Self::index(block.begin));
-        if (has.upto == block.len && has.epoch == self.epoch) || (at > 0 && has.upto != at) {
+        if (has.upto == block.len && has.epoch == self.epoch) || (at > 0 && has.upto != at && has.odd != GONE) {
             let p = block.piece;
             self.violation(format!("a place is asked for {at} of {block:?}, which has {} of piece {p}", has.upto));
         }
@@ -450,6 +428,9 @@ impl Storage for SimDisk {
     }
 
     fn write(&mut self, _t: TorrentKey, piece: PieceIndex, begin: u32, data: &[u8]) -> Result<(), DiskError> {
+        if self.faults.read_only {
+            return Err(Self::error(DiskErrorKind::ReadOnly, "write"));
+        }
         if self.strikes(self.faults.write) {
             return Err(Self::error(DiskErrorKind::Io, "write"));
         }
@@ -461,7 +442,7 @@ impl Storage for SimDisk {
     }
 
     fn forget(&mut self, _t: TorrentKey, piece: PieceIndex) {
-        self.pieces[piece.idx()].mem = Vec::new();
+        self.mem[piece.idx()] = Vec::new();
         self.jobs.retain(|j| j.piece != piece);
     }
 
@@ -492,7 +473,10 @@ impl Storage for SimDisk {
     }
 
     fn lend(&mut self, _t: TorrentKey, block: Block, at: u32, max: u32, out: &mut PlaceList) -> Result<u32, DiskError> {
-        if !self.is_good(block.piece) {
+        if !self.platter.is_good(block.piece) {
+            if self.platter.is_as_known(block.piece) {
+                return Err(Self::error(DiskErrorKind::Truncated, "read"));
+            }
             self.violation(format!("{block:?} is lent, and the piece is not good"));
         }
         if self.strikes(self.faults.read) {
@@ -513,26 +497,27 @@ impl Storage for SimDisk {
     fn flush(&mut self, _t: TorrentKey) -> Result<(), DiskError> {
         let mut result = Ok(());
         for piece in (0..self.layout.pieces()).map(PieceIndex::new) {
-            if !self.pieces[piece.idx()].mem.is_empty() {
+            if !self.mem[piece.idx()].is_empty() {
                 result = result.and(self.write_out(piece));
             }
         }
         result
     }
 
-    fn sync(&mut self, t: TorrentKey) {
-        self.done.push_back(Done::Synced { torrent: t, result: Ok(()) });
+    fn sync(&mut self, torrent: TorrentKey) {
+        let result = if self.strikes(self.faults.sync) {
+            (self.was_faulty, self.was_spoilt) = (true, true);
+            self.platter.lose_unsynced(&mut self.rng, false);
+            Err(Self::error(DiskErrorKind::Io, "sync"))
+        } else {
+            self.platter.sync();
+            Ok(())
+        };
+        self.done.push_back(Done::Synced { torrent, result });
     }
 
     fn file_stat(&mut self, _t: TorrentKey, file: FileIndex) -> Option<FileStat> {
-        let written = self.files.get(file.idx())?.written?;
-        let (secs, us) = (written.as_micros() / 1_000_000, written.as_micros() % 1_000_000);
-        Some(FileStat {
-            len: self.layout.files()[file.idx()].len,
-            mtime: secs as i64,
-            mtime_nsec: us as u32 * 1000,
-            inode: u64::from(file.get()) + 1,
-        })
+        self.platter.stat(file.idx())
     }
 
     fn dirty(&self) -> usize {

@@ -11,11 +11,12 @@
 //! The queue is ordered by time, then by age, so a run depends on nothing but its seed.
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BTreeMap, BinaryHeap};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 
 use super::pcap::Pcap;
+use super::tap::{Tap, Taps};
 use super::trace::Trace;
 use crate::id::ConnKey;
 use crate::pump::Stream;
@@ -66,6 +67,8 @@ pub(super) enum Event {
     Join { node: u32 },
     /// The owner of a node lets its failed torrent go on.
     Mend { node: u32, life: u32 },
+    /// A datagram arrives.
+    Datagram { to: u32, id: u64 },
 }
 
 /// One direction of a connection.
@@ -107,6 +110,9 @@ struct Wire {
     reset: bool,
     /// Something on the way clears the extension bits of handshakes.
     plain: bool,
+    /// Nothing passes before then.
+    clogged: Instant,
+    tap: Option<Box<Tap>>,
 }
 
 /// A host's line.
@@ -156,7 +162,11 @@ impl Line {
 pub struct Weather {
     /// Segments lost and sent again, in a thousand.
     pub loss: u32,
-    /// Segments come up to so much later.
+    /// Segments that break their connection, in a hundred thousand.
+    pub resets: u32,
+    /// Datagrams that come twice, in a thousand.
+    pub twice: u32,
+    /// Segments come up to so much later, and datagrams in another order.
     pub jitter: Duration,
     /// Reads and writes that move fewer bytes than they could, in a thousand.
     pub short: u32,
@@ -174,6 +184,8 @@ pub(super) struct Net {
     free: Vec<u32>,
     pub(super) lines: Vec<Line>,
     pub(super) weather: Weather,
+    pub(super) taps: Taps,
+    datagrams: BTreeMap<u64, (SocketAddr, Vec<u8>)>,
     /// A partition lasts until then.
     pub(super) split: Instant,
     pub(super) rng: Rng,
@@ -217,6 +229,8 @@ impl Net {
             free: Vec::new(),
             lines,
             weather,
+            taps: Taps::default(),
+            datagrams: BTreeMap::new(),
             split: Instant::ZERO,
             rng,
             trace,
@@ -269,6 +283,8 @@ impl Net {
             cap: cap as usize,
             reset: false,
             plain: plain || far.is_some_and(|l| l.plain),
+            clogged: Instant::ZERO,
+            tap: self.taps.covers(from, host).then(Box::default),
         };
         let index = match self.free.pop() {
             Some(i) => {
@@ -349,6 +365,42 @@ impl Net {
         }
     }
 
+    /// Nothing passes on this connection before then.
+    pub(super) fn clog(&mut self, key: WireKey, until: Instant) {
+        if let Some(w) = self.wire_mut(key) {
+            w.clogged = until;
+        }
+    }
+
+    // ---------------------------------------------------------------- datagrams
+
+    /// A datagram is sent: it comes once, twice or not at all, and in no order.
+    pub(super) fn send_datagram(&mut self, from: SocketAddr, to: SocketAddr, data: &[u8]) {
+        let (Some(a), Some(b)) = (self.host_of(from), self.host_of(to)) else { return };
+        let times = 1 + u32::from(self.rng.u32(..1000) < self.weather.twice);
+        self.trace.note(5, u64::from(a) << 32 | u64::from(b), data.len() as u64);
+        for _ in 0..times {
+            let (near, far) = (&self.lines[a as usize], &self.lines[b as usize]);
+            let cut = near.group != far.group && self.split > self.now;
+            let dark = near.dark.max(far.dark) > self.now || !far.alive;
+            if self.rng.u32(..1000) < self.weather.loss || cut || dark {
+                continue;
+            }
+            let jitter = self.rng.u64(..=self.weather.jitter.as_micros() as u64);
+            let at = self.now + near.latency + far.latency + Duration::from_micros(jitter);
+            let id = self.seq;
+            self.datagrams.insert(id, (from, data.to_vec()));
+            self.at(at, Event::Datagram { to: b, id });
+        }
+    }
+
+    /// What arrived, and from where.
+    pub(super) fn take_datagram(&mut self, id: u64) -> Option<(SocketAddr, Vec<u8>)> {
+        self.datagrams.remove(&id)
+    }
+
+    // ---------------------------------------------------------------- ends
+
     /// Both ends are told that the connection broke.
     pub(super) fn break_wire(&mut self, key: WireKey) {
         for from in [0, 1] {
@@ -387,7 +439,7 @@ impl Net {
         let line = |i: usize| self.lines.get(w.ends[i].host as usize);
         let (a, b) = (line(0)?, line(1)?);
         let split = if a.group == b.group { Instant::ZERO } else { self.split };
-        let until = split.max(a.dark).max(b.dark);
+        let until = split.max(a.dark).max(b.dark).max(w.clogged);
         (until > self.now).then_some(until)
     }
 
@@ -422,6 +474,9 @@ impl Net {
             let n = left.min(segment);
             left -= n;
             let lost = self.rng.u32(..1000) < self.weather.loss;
+            if self.weather.resets > 0 && self.rng.u32(..100_000) < self.weather.resets {
+                self.break_wire(key);
+            }
             let jitter = self.weather.jitter.as_micros() as u64;
             let jitter = if jitter == 0 { 0 } else { self.rng.u64(..jitter) };
             let w = &self.wires[key.index as usize];
@@ -556,6 +611,10 @@ impl Net {
                     *b = 0;
                 }
             }
+        }
+        if let Some(tap) = &mut w.tap {
+            let host = w.ends[s].host;
+            self.taps.wrote(tap, s, host, w.ends[1 - s].host, &w.pipes[s].buf[from..from + n]);
         }
         if let Some(pcap) = &mut self.pcap {
             let w = &self.wires[key.index as usize];

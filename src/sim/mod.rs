@@ -19,11 +19,14 @@
 mod check;
 mod content;
 mod disk;
+mod faults;
 mod link;
 mod node;
 mod pcap;
 mod plan;
+mod platter;
 mod script;
+mod tap;
 #[cfg(test)]
 mod tests;
 mod trace;
@@ -33,6 +36,8 @@ mod world;
 pub use link::Weather;
 pub use plan::Style;
 pub use trace::Lines;
+
+use std::collections::BTreeMap;
 
 use crate::time::Instant;
 use plan::Plan;
@@ -70,6 +75,8 @@ pub struct Report {
     pub finished: Vec<Option<Instant>>,
     /// What was not as it must be; empty when all is well.
     pub violations: Vec<String>,
+    /// How often each kind of fault struck.
+    pub counts: BTreeMap<&'static str, u64>,
     /// The capture, if one was wanted.
     pub pcap: Option<Vec<u8>>,
 }

@@ -60,6 +60,10 @@ pub(super) struct Node {
     pub(super) saved: Option<Vec<u8>>,
     pub(super) alerts: Vec<Alert>,
     pub(super) tally: Tally,
+    /// It has looked at its files: what it claims from now on must be true.
+    pub(super) trades: bool,
+    /// Losses of the disk when its claims were looked at last.
+    pub(super) losses: u64,
     links: Vec<Option<Link>>,
     ready: VecDeque<ConnKey>,
     held: (Vec<ConnKey>, Option<Instant>),
@@ -84,6 +88,8 @@ impl Node {
             saved: None,
             alerts: Vec::new(),
             tally: Tally::default(),
+            trades: false,
+            losses: 0,
             links: Vec::new(),
             ready: VecDeque::new(),
             held: (Vec::new(), None),
@@ -351,6 +357,10 @@ impl Node {
 
     /// Does what the session asks for, and what follows from that.
     pub(super) fn carry_out(&mut self, net: &mut Net) {
+        let mut data = Vec::new();
+        while let Some(to) = self.session.poll_datagram(&mut data) {
+            net.send_datagram(addr_of(self.host), to, &data);
+        }
         while let Some(action) = self.session.poll_action() {
             match action {
                 Action::Connect { conn, addr } => {
@@ -368,6 +378,7 @@ impl Node {
                 Action::Wake { conn } => self.make_ready(conn),
                 Action::Resolve { id, host } => self.lookups.push((id, host)),
                 Action::Open { torrent, layout, dir, wanted } => {
+                    self.trades = false;
                     let files = layout.files().len();
                     let opened = self.disk.open(torrent, layout, OpenSpec { dir });
                     self.open |= opened.is_ok();
@@ -422,6 +433,7 @@ impl Node {
     }
 
     fn close_files(&mut self, torrent: TorrentKey) {
+        self.trades = false;
         if std::mem::take(&mut self.open) {
             let _ = self.disk.close(torrent);
         }

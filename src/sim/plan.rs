@@ -6,6 +6,8 @@
 //!   | safety: faults come and go    | liveness: no fault, every leecher finishes |
 //! ```
 
+use std::collections::BTreeMap;
+
 use super::disk::DiskFaults;
 use super::link::{Line, Weather};
 use super::script::Manner;
@@ -31,11 +33,26 @@ pub enum Style {
     SuperSeed,
 }
 
+impl Style {
+    fn name(self) -> &'static str {
+        match self {
+            Self::FlashCrowd => "swarm flash crowd",
+            Self::OneSeed => "swarm one seed",
+            Self::Churn => "swarm churn",
+            Self::ManySlow => "swarm many slow",
+            Self::FreeRiders => "swarm free riders",
+            Self::SuperSeed => "swarm super-fast seed",
+        }
+    }
+}
+
 /// What goes wrong.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum What {
     /// Some connection breaks.
     Reset,
+    /// Nothing passes on some connection.
+    Clog,
     /// A host's line is dead.
     Dark(u32),
     /// The network falls into two.
@@ -44,6 +61,12 @@ pub(super) enum What {
     Freeze(u32),
     /// A node is killed, and starts again.
     Kill(u32),
+    /// A node's machine loses its power, and is on again.
+    Cut(u32),
+    /// A node's wall clock jumps, by so many microseconds.
+    Clock(u32, i64),
+    /// Somebody truncates one of a node's files, or deletes it.
+    Tamper(u32, u32, Option<u64>),
     /// A node is shut down in order, and starts again.
     Quit(u32),
     /// A torrent is paused, and resumed.
@@ -56,6 +79,37 @@ pub(super) enum What {
     Disk(u32, DiskFaults),
     /// Only some files are wanted, then all.
     Select(u32, u64),
+}
+
+impl What {
+    /// What a count of it is called.
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Self::Reset => "reset",
+            Self::Clog => "clog",
+            Self::Dark(_) => "dark",
+            Self::Split(_) => "partition",
+            Self::Freeze(_) => "freeze",
+            Self::Kill(_) => "kill",
+            Self::Cut(_) => "power cut",
+            Self::Clock(..) => "clock jump",
+            Self::Tamper(_, _, Some(_)) => "truncated",
+            Self::Tamper(_, _, None) => "deleted",
+            Self::Quit(_) => "quit",
+            Self::Pause(_) => "pause",
+            Self::Verify(_) => "verify",
+            Self::Limits(..) => "limits",
+            Self::Select(..) => "select",
+            Self::Disk(_, d) if d.room.is_some() => "disk full",
+            Self::Disk(_, d) if d.read_only => "read-only",
+            Self::Disk(_, d) if d.write > 0 => "write error",
+            Self::Disk(_, d) if d.read > 0 => "read error",
+            Self::Disk(_, d) if d.sync > 0 => "sync error",
+            Self::Disk(_, d) if d.fault > 0 => "EFAULT",
+            Self::Disk(_, d) if d.no_place > 0 => "no place",
+            Self::Disk(..) => "slow disk",
+        }
+    }
 }
 
 /// A fault and its end.
@@ -76,6 +130,23 @@ pub(super) struct NodePlan {
     pub(super) knows: Vec<u32>,
     /// The resolution of its file system's clock.
     pub(super) clock: Duration,
+    /// What its wall clock shows at the start, in microseconds since 1970.
+    pub(super) wall: i64,
+}
+
+/// One tracker.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct TrackerPlan {
+    pub(super) habit: Habit,
+    /// It speaks UDP.
+    pub(super) udp: bool,
+}
+
+impl TrackerPlan {
+    /// How its addresses begin.
+    pub(super) fn scheme(&self) -> &'static str {
+        if self.udp { "udp" } else { "http" }
+    }
 }
 
 /// A whole run.
@@ -87,7 +158,7 @@ pub(super) struct Plan {
     pub(super) files: Vec<u64>,
     pub(super) nodes: Vec<NodePlan>,
     pub(super) scripts: Vec<Manner>,
-    pub(super) trackers: Vec<Habit>,
+    pub(super) trackers: Vec<TrackerPlan>,
     /// One for each node, script and tracker, in this order.
     pub(super) lines: Vec<Line>,
     pub(super) weather: Weather,
@@ -95,6 +166,11 @@ pub(super) struct Plan {
     pub(super) heal: Instant,
     pub(super) deadline: Instant,
 }
+
+/// In microseconds.
+const YEAR: u64 = 365 * 24 * 3600 * 1_000_000;
+/// Power fails: as long as nothing is synced, what was saved last is believed though it may be gone.
+const POWER: bool = false;
 
 /// A number whose logarithm is evenly spread.
 fn spread(rng: &mut Rng, from: u64, to: u64) -> u64 {
@@ -150,10 +226,33 @@ impl Plan {
         plan
     }
 
+    /// What is wrong from the beginning: how many of each kind there are.
+    pub(super) fn classes(&self) -> BTreeMap<&'static str, u64> {
+        let w = &self.weather;
+        let mut all: Vec<&'static str> = self.scripts.iter().map(|m| m.name()).collect();
+        all.extend(self.trackers.iter().filter(|t| t.habit != Habit::Honest).map(|t| t.habit.name()));
+        all.extend(self.trackers.iter().filter(|t| t.udp).map(|_| "tracker over UDP"));
+        all.extend(self.lines.iter().filter(|l| l.nat).map(|_| "behind NAT"));
+        let weather = [
+            (w.loss > 0, "loss"),
+            (!w.jitter.is_zero(), "jitter, reordering"),
+            (w.short > 0, "short reads and writes"),
+            (w.resets > 0, "resets at random"),
+            (w.twice > 0, "duplication"),
+            (w.deaf > 0, "no answer to dialling"),
+        ];
+        all.extend(weather.into_iter().filter(|(on, _)| *on).map(|(_, name)| name));
+        all.push(self.style.name());
+        all.into_iter().fold(BTreeMap::new(), |mut counts, name| {
+            *counts.entry(name).or_default() += 1;
+            counts
+        })
+    }
+
     fn draw_nodes(&mut self, rng: &mut Rng, nodes: u32) {
         let (slow, fast) = match self.style {
             Style::ManySlow => (8_000, 64_000),
-            _ => (30_000, 50_000_000),
+            _ => (8_000, 100_000_000),
         };
         let far = spread(rng, 2, 500);
         for n in 0..nodes {
@@ -174,6 +273,7 @@ impl Plan {
                 config: draw_config(rng, rider, nodes),
                 knows: Vec::new(),
                 clock: Duration::from_nanos([1_000, 4_000_000, 2_000_000_000][rng.usize(..3)]),
+                wall: rng.u64(..2_000_000_000_000_000) as i64,
             });
         }
     }
@@ -187,7 +287,8 @@ impl Plan {
         let trackers = rng.u32(0..4);
         let honest = rng.u32(..trackers.max(1));
         for i in 0..trackers {
-            self.trackers.push(if i == honest { Habit::Honest } else { Habit::draw(rng) });
+            let habit = if i == honest { Habit::Honest } else { Habit::draw(rng) };
+            self.trackers.push(TrackerPlan { habit, udp: chance(rng, 400) });
         }
         for _ in 0..scripts + trackers {
             let line = Line::new(10_000_000, 10_000_000, Duration::from_millis(rng.u64(1..100)));
@@ -195,7 +296,7 @@ impl Plan {
         }
         let everybody = nodes + scripts;
         // Nobody asks another tracker as long as one answers, be it with lies.
-        let lies = self.trackers.contains(&Habit::Liar);
+        let lies = self.trackers.iter().any(|t| t.habit == Habit::Liar);
         let fashion = if trackers > 0 && !lies { rng.u32(0..4) } else { rng.u32(1..4) };
         for n in 0..nodes {
             let mut knows = match fashion {
@@ -221,6 +322,12 @@ impl Plan {
         if chance(rng, 500) {
             w.short = rng.u32(..=300);
         }
+        if chance(rng, 250) {
+            w.resets = rng.u32(..=100);
+        }
+        if chance(rng, 300) {
+            w.twice = rng.u32(..=300);
+        }
         if chance(rng, 300) {
             w.deaf = rng.u32(..=300);
         }
@@ -237,8 +344,14 @@ impl Plan {
         for _ in 0..count {
             // Early ones are more likely to hit something under way.
             let at = Instant::from_micros(spread(rng, 1 << 16, (window * 1_000_000).max(1 << 17)));
-            let until = (at + secs(rng, 0, 70)).min(end.max(at));
             let what = self.draw_fault(rng);
+            let until = match what {
+                What::Clog => at + secs(rng, 0, 5),
+                What::Split(_) => (at + secs(rng, 0, 60)).min(end.max(at)),
+                // Suspended, for up to eight hours.
+                What::Freeze(_) if chance(rng, 100) => at + Duration::from_secs(spread(rng, 1, 8 * 3600)),
+                _ => (at + secs(rng, 0, 70)).min(end.max(at)),
+            };
             self.faults.push(Fault { at, until, what });
         }
         let last = self.faults.iter().map(|f| f.until).max().unwrap_or_default();
@@ -249,7 +362,7 @@ impl Plan {
     fn draw_fault(&self, rng: &mut Rng) -> What {
         let node = rng.u32(..self.nodes.len() as u32);
         let lines = self.lines.len() as u32;
-        match rng.u32(..14) {
+        match rng.u32(..19) {
             0 | 1 => What::Reset,
             2 => What::Dark(rng.u32(..lines)),
             3 => What::Split(rng.u64(..)),
@@ -260,6 +373,11 @@ impl Plan {
             9 => What::Verify(node),
             10 => What::Limits(node, spread(rng, 1_000, 10_000_000)),
             11 => What::Select(node, rng.u64(..)),
+            12 => What::Clog,
+            13 => What::Clock(node, rng.u64(..2 * YEAR) as i64 - YEAR as i64),
+            // The first has all there is for good, so that the others can complete.
+            14 => What::Tamper(node.max(1), rng.u32(..), chance(rng, 500).then(|| rng.u64(..))),
+            15 | 16 if POWER => What::Cut(node),
             _ => What::Disk(node, draw_disk(rng)),
         }
     }
@@ -267,12 +385,14 @@ impl Plan {
 
 fn draw_disk(rng: &mut Rng) -> DiskFaults {
     let mut d = DiskFaults::default();
-    match rng.u32(..6) {
+    match rng.u32(..8) {
         0 => d.room = Some(if chance(rng, 300) { 0 } else { rng.u64(..4 << 20) }),
         1 => d.write = rng.u32(1..200),
         2 => d.read = rng.u32(1..100),
         3 => d.fault = rng.u32(1..50),
         4 => d.no_place = rng.u32(1..500),
+        5 => d.sync = rng.u32(100..=1000),
+        6 => d.read_only = true,
         _ => d.slow_hash = Duration::from_micros(spread(rng, 1_000, 3_000_000)),
     }
     d

@@ -1,9 +1,11 @@
-//! Scripted peers: they speak the protocol just well enough to do harm.
+//! Scripted peers: they speak the protocol just well enough to do harm, or to be of use.
 //!
-//! Each follows one [`Manner`]. They claim to have everything, dial nodes now and then, and come
-//! back when they are thrown out. Their bytes are made with the crate's own writers of messages, and
-//! torn where their manner says so.
+//! Each follows one [`Manner`], good or bad. They claim to have everything, dial nodes now and then, and
+//! come back when they are thrown out. Their bytes are made with the crate's own writers of messages, and
+//! torn where their manner says so. Those with good manners must never be banned, and what they are
+//! sent must be what they asked for.
 
+use std::collections::VecDeque;
 use std::io::ErrorKind;
 
 use super::content::truth;
@@ -23,6 +25,12 @@ const CONNS: usize = 8;
 /// How a scripted peer behaves.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Manner {
+    /// It serves everybody.
+    Honest,
+    /// It serves a block now and then.
+    Drip,
+    /// It asks for blocks all the time, and looks at what it gets.
+    Taker,
     /// Every block it sends is bad.
     Corrupt,
     /// Every fourth block it sends is bad.
@@ -48,7 +56,32 @@ pub(super) enum Manner {
 impl Manner {
     pub(super) fn draw(rng: &mut Rng) -> Self {
         use Manner::*;
-        [Corrupt, Sly, Silent, Mute, Oversize, Flooder, Noise, Pushy, Refuser, Fickle][rng.usize(..10)]
+        let all = [Honest, Drip, Taker, Corrupt, Sly, Silent, Mute, Oversize, Flooder, Noise, Pushy, Refuser, Fickle];
+        all[rng.usize(..all.len())]
+    }
+
+    /// It keeps to the rules and sends no bad data.
+    pub(super) fn is_good(self) -> bool {
+        matches!(self, Self::Honest | Self::Drip | Self::Taker)
+    }
+
+    /// What a count of it is called.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Honest => "peer honest",
+            Self::Drip => "peer slow",
+            Self::Taker => "peer only takes",
+            Self::Corrupt => "peer corrupt",
+            Self::Sly => "peer sly",
+            Self::Silent => "peer silent",
+            Self::Mute => "peer mute",
+            Self::Oversize => "peer oversize",
+            Self::Flooder => "peer flooder",
+            Self::Noise => "peer noise",
+            Self::Pushy => "peer pushy",
+            Self::Refuser => "peer refuser",
+            Self::Fickle => "peer fickle",
+        }
     }
 }
 
@@ -61,6 +94,10 @@ struct Talk {
     greeted: bool,
     heard: bool,
     fast: bool,
+    /// It is unchoked, and has blocks to ask for.
+    unchoked: bool,
+    /// Requests it has not answered yet, or that were not answered to it.
+    waiting: VecDeque<Block>,
     input: Vec<u8>,
     output: Vec<u8>,
 }
@@ -69,7 +106,7 @@ struct Talk {
 #[derive(Debug)]
 pub(super) struct Script {
     pub(super) host: u32,
-    manner: Manner,
+    pub(super) manner: Manner,
     info_hash: InfoHash,
     pieces: u32,
     nodes: u32,
@@ -92,7 +129,9 @@ impl Script {
     }
 
     fn talk(wire: WireKey, side: u8, open: bool) -> Talk {
-        Talk { wire, side, open, greeted: false, heard: false, fast: false, input: Vec::new(), output: Vec::new() }
+        let (greeted, heard, fast, unchoked) = (false, false, false, false);
+        let (waiting, input, output) = Default::default();
+        Talk { wire, side, open, greeted, heard, fast, unchoked, waiting, input, output }
     }
 
     /// Someone dialled it.
@@ -145,7 +184,8 @@ impl Script {
             t.output.extend((0..500).map(|_| self.rng.u8(..)));
             return;
         }
-        t.fast = self.manner == Manner::Refuser || self.rng.bool();
+        // Something on the way may clear the bit, and the good ones do without what they cannot be sure of.
+        t.fast = !self.manner.is_good() && (self.manner == Manner::Refuser || self.rng.bool());
         let mut id = *b"-XX0000-000000000000";
         id[8..12].copy_from_slice(&self.host.to_be_bytes());
         t.output.extend_from_slice(&wire::encode_handshake(&Handshake {
@@ -153,7 +193,9 @@ impl Script {
             info_hash: self.info_hash,
             peer_id: PeerId::new(id),
         }));
-        if t.fast {
+        if self.manner == Manner::Taker {
+            // It has nothing, and need not say so.
+        } else if t.fast {
             wire::encode(&Message::HaveAll, &mut t.output);
         } else {
             let mut bits = vec![0xFF; self.pieces.div_ceil(8) as usize];
@@ -163,7 +205,9 @@ impl Script {
             wire::encode(&Message::Bitfield(&bits), &mut t.output);
         }
         wire::encode(&Message::Unchoke, &mut t.output);
-        wire::encode(&Message::Interested, &mut t.output);
+        if !matches!(self.manner, Manner::Honest | Manner::Drip) {
+            wire::encode(&Message::Interested, &mut t.output);
+        }
     }
 
     /// A connection has something, takes something, or ended.
@@ -177,7 +221,7 @@ impl Script {
         while self.talks[i].output.len() < ENOUGH {
             match net.read(wire, side, &mut buf) {
                 Ok(0) => return self.end(net, i),
-                Ok(n) => self.hear(layout, i, &buf[..n]),
+                Ok(n) => self.hear(net, layout, i, &buf[..n]),
                 Err(e) if e.kind() == ErrorKind::WouldBlock => break,
                 Err(_) => return self.end(net, i),
             }
@@ -197,7 +241,7 @@ impl Script {
         net.close(t.wire, t.side);
     }
 
-    fn hear(&mut self, layout: &Layout, i: usize, data: &[u8]) {
+    fn hear(&mut self, net: &mut Net, layout: &Layout, i: usize, data: &[u8]) {
         let t = &mut self.talks[i];
         t.input.extend_from_slice(data);
         if !t.heard {
@@ -213,10 +257,18 @@ impl Script {
         let mut used = 0;
         while let Ok(Some((message, n))) = wire::parse_frame(&input[used..], limits::FRAME) {
             used += n;
-            if let Message::Request(block) = message {
-                if self.talks[i].output.len() < 4 * ENOUGH {
+            match message {
+                Message::Request(block) if self.manner == Manner::Drip && layout.contains(&block) => {
+                    self.talks[i].waiting.push_back(block);
+                }
+                Message::Request(block) if self.talks[i].output.len() < 4 * ENOUGH || self.manner.is_good() => {
                     self.asked(layout, i, block);
                 }
+                Message::Cancel(block) if self.manner == Manner::Drip => {
+                    self.talks[i].waiting.retain(|b| *b != block);
+                }
+                _ if self.manner == Manner::Taker => self.taken(net, layout, i, &message),
+                _ => {}
             }
         }
         input.drain(..used);
@@ -232,7 +284,7 @@ impl Script {
         let bad = match self.manner {
             Manner::Corrupt => true,
             Manner::Sly => self.rng.u32(..4) == 0,
-            Manner::Pushy | Manner::Flooder => false,
+            Manner::Honest | Manner::Pushy | Manner::Flooder => false,
             Manner::Fickle if self.rng.u32(..3) == 0 => false,
             Manner::Refuser => {
                 wire::encode(&Message::Reject(block), &mut self.talks[i].output);
@@ -241,6 +293,42 @@ impl Script {
             _ => return,
         };
         self.serve(layout, i, block, bad);
+    }
+
+    /// It takes what nodes have, and only what it asked for.
+    fn taken(&mut self, net: &mut Net, layout: &Layout, i: usize, message: &Message<'_>) {
+        let host = self.host;
+        let mut breach = |what: String| net.taps.breaches.push(format!("to {host}: {what}"));
+        let t = &mut self.talks[i];
+        match *message {
+            Message::Unchoke => t.unchoked = true,
+            Message::Choke => t.unchoked = false,
+            Message::Reject(block) => t.waiting.retain(|b| *b != block),
+            Message::Piece { piece, begin, data } => {
+                let block = Block { piece, begin, len: data.len() as u32 };
+                let before = t.waiting.len();
+                t.waiting.retain(|b| *b != block);
+                if before == t.waiting.len() {
+                    breach(format!("{block:?} was not asked for"));
+                } else if *data != *truth(layout.block_offset(&block), data.len()) {
+                    breach(format!("{block:?} is not what it should be"));
+                }
+            }
+            _ => {}
+        }
+        self.ask(layout, i);
+    }
+
+    fn ask(&mut self, layout: &Layout, i: usize) {
+        while self.talks[i].unchoked && self.talks[i].waiting.len() < 4 {
+            let block = self.some_block(layout);
+            let t = &mut self.talks[i];
+            if t.waiting.contains(&block) {
+                break;
+            }
+            t.waiting.push_back(block);
+            wire::encode(&Message::Request(block), &mut t.output);
+        }
     }
 
     fn serve(&mut self, layout: &Layout, i: usize, block: Block, bad: bool) {
@@ -261,6 +349,11 @@ impl Script {
 
     fn misbehave(&mut self, layout: &Layout, i: usize) {
         match self.manner {
+            Manner::Drip => {
+                if let Some(block) = self.talks[i].waiting.pop_front() {
+                    self.serve(layout, i, block, false);
+                }
+            }
             Manner::Oversize => self.talks[i].output.extend_from_slice(&[0x7F, 0xFF, 0xFF, 0xFF, 7, 0, 0]),
             Manner::Noise => {
                 let noise: Vec<u8> = (0..self.rng.usize(1..300)).map(|_| self.rng.u8(..)).collect();

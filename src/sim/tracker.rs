@@ -1,4 +1,4 @@
-//! Simulated trackers: they answer announces over HTTP, each in its own way.
+//! Simulated trackers: they answer announces over HTTP or UDP, each in its own way.
 //!
 //! An honest one remembers who announced and names everybody. The others fail, lie, stay silent or
 //! cannot be found. They keep one swarm, since a run has one torrent.
@@ -37,6 +37,23 @@ impl Habit {
     pub(super) fn draw(rng: &mut Rng) -> Self {
         use Habit::*;
         [Slow, Liar, Silent, Failing, Garbage, Redirect, Nameless, Unheard][rng.usize(..8)]
+    }
+}
+
+impl Habit {
+    /// What a count of it is called.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Honest => "tracker honest",
+            Self::Slow => "tracker slow",
+            Self::Liar => "tracker lies",
+            Self::Silent => "tracker silent",
+            Self::Failing => "tracker fails",
+            Self::Garbage => "tracker sends noise",
+            Self::Redirect => "tracker redirects",
+            Self::Nameless => "tracker without a name",
+            Self::Unheard => "tracker unheard of",
+        }
     }
 }
 
@@ -139,6 +156,78 @@ impl Tracker {
         net.close(call.wire, 1);
     }
 
+    /// A datagram came (BEP 15).
+    pub(super) fn datagram(&mut self, net: &mut Net, from: SocketAddr, data: &[u8]) {
+        let word = |at: usize| data.get(at..at + 4).map_or(0, |b| u32::from_be_bytes([b[0], b[1], b[2], b[3]]));
+        let (action, tid) = (word(8), word(12).to_be_bytes());
+        let id = super::content::mix(u64::from(self.host)).to_be_bytes();
+        let mut out = Vec::new();
+        match self.habit {
+            Habit::Silent | Habit::Unheard | Habit::Nameless => return,
+            Habit::Garbage => out.extend((0..self.rng.usize(..300)).map(|_| self.rng.u8(..))),
+            Habit::Slow if self.rng.bool() => return,
+            Habit::Failing | Habit::Redirect if action != 0 => {
+                out.extend(3u32.to_be_bytes());
+                out.extend(tid);
+                out.extend(b"nope");
+            }
+            _ if action == 0 && data.len() >= 16 => {
+                out.extend(0u32.to_be_bytes());
+                out.extend(tid);
+                out.extend(id);
+            }
+            habit if action == 1 && data.len() >= 98 && data[..8] == id => {
+                let (left, event) = (u64::from(word(64)) << 32 | u64::from(word(68)), word(80));
+                let addr = SocketAddr::new(from.ip(), (word(96) >> 16) as u16);
+                let want = word(92).min(74) as usize;
+                let (interval, peers) = match habit {
+                    Habit::Liar => self.lies(from.ip()),
+                    _ => (u64::from(self.interval), self.record(addr, event == 3, left, want)),
+                };
+                out.extend(1u32.to_be_bytes());
+                out.extend(tid);
+                out.extend((interval as u32).to_be_bytes());
+                out.extend([0; 8]);
+                out.extend(peers);
+            }
+            _ => return,
+        }
+        net.send_datagram(addr_of(self.host), from, &out);
+    }
+
+    /// An absurd interval, and addresses of which some are in our world, where nobody is; one is whoever
+    /// asks.
+    fn lies(&mut self, from: IpAddr) -> (u64, Vec<u8>) {
+        let interval = [0u64, 1, 1 << 31, u64::from(u32::MAX)][self.rng.usize(..4)];
+        let n = self.rng.usize(..200);
+        let mut peers: Vec<u8> = (0..n * 6).map(|_| self.rng.u8(..)).collect();
+        for p in peers.chunks_exact_mut(6).step_by(2) {
+            p[0] = 10;
+        }
+        if let (Some(p), IpAddr::V4(ip)) = (peers.first_chunk_mut::<4>(), from) {
+            *p = ip.octets();
+        }
+        (interval, peers)
+    }
+
+    /// Remembers who announced, and names the others.
+    fn record(&mut self, addr: SocketAddr, stopped: bool, left: u64, want: usize) -> Vec<u8> {
+        match stopped {
+            true => drop(self.swarm.remove(&addr)),
+            false => drop(self.swarm.insert(addr, left == 0)),
+        }
+        let mut others: Vec<_> = self.swarm.keys().filter(|a| **a != addr).copied().collect();
+        self.rng.shuffle(&mut others);
+        let mut peers = Vec::new();
+        for a in others.iter().take(want) {
+            if let IpAddr::V4(ip) = a.ip() {
+                peers.extend_from_slice(&ip.octets());
+                peers.extend_from_slice(&a.port().to_be_bytes());
+            }
+        }
+        peers
+    }
+
     fn compose(&mut self, head: &str, from: IpAddr) -> Vec<u8> {
         let body = match self.habit {
             Habit::Failing if self.rng.bool() => return b"HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n".to_vec(),
@@ -149,35 +238,13 @@ impl Tracker {
                 return format!("HTTP/1.1 302 Found\r\nLocation: {to}\r\nContent-Length: 0\r\n\r\n").into_bytes();
             }
             Habit::Liar => {
-                let interval = [0u64, 1, 1 << 31, u64::from(u32::MAX)][self.rng.usize(..4)];
-                let n = self.rng.usize(..200);
-                let mut peers: Vec<u8> = (0..n * 6).map(|_| self.rng.u8(..)).collect();
-                // Some of them are in our world, and nobody is there; one is whoever asks.
-                for p in peers.chunks_exact_mut(6).step_by(2) {
-                    p[0] = 10;
-                }
-                if let (Some(p), IpAddr::V4(ip)) = (peers.first_chunk_mut::<4>(), from) {
-                    *p = ip.octets();
-                }
+                let (interval, peers) = self.lies(from);
                 reply(interval, &peers)
             }
             _ => {
-                let stopped = head.contains("&event=stopped");
                 let addr = SocketAddr::new(from, number(head, "&port=").unwrap_or(0) as u16);
-                match stopped {
-                    true => drop(self.swarm.remove(&addr)),
-                    false => drop(self.swarm.insert(addr, number(head, "&left=") == Some(0))),
-                }
-                let want = number(head, "&numwant=").unwrap_or(50) as usize;
-                let mut others: Vec<_> = self.swarm.keys().filter(|a| **a != addr).copied().collect();
-                self.rng.shuffle(&mut others);
-                let mut peers = Vec::new();
-                for a in others.iter().take(want) {
-                    if let IpAddr::V4(ip) = a.ip() {
-                        peers.extend_from_slice(&ip.octets());
-                        peers.extend_from_slice(&a.port().to_be_bytes());
-                    }
-                }
+                let (left, want) = (number(head, "&left="), number(head, "&numwant=").unwrap_or(50));
+                let peers = self.record(addr, head.contains("&event=stopped"), left.unwrap_or(1), want as usize);
                 reply(u64::from(self.interval), &peers)
             }
         };

@@ -3,6 +3,7 @@
 //! It takes the next event from the queue, sets the clock, tells whom it concerns, gives those
 //! nodes their turn, and lets the checkers look. Nothing else moves time.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -10,12 +11,11 @@ use super::content;
 use super::disk::SimDisk;
 use super::link::{Event, Net, PORT, WireKey, addr_of};
 use super::node::{Node, adding, layout_of};
-use super::plan::{Plan, What};
+use super::plan::{Plan, TrackerPlan};
 use super::script::Script;
 use super::trace::Trace;
 use super::tracker::{Habit, Tracker, index_of, name_of};
 use super::{Options, Report};
-use crate::api::Priority;
 use crate::metainfo::Metainfo;
 use crate::pump::Buffers;
 use crate::rng::{Rng, seeded};
@@ -34,34 +34,38 @@ pub(super) struct World {
     pub(super) net: Net,
     pub(super) nodes: Vec<Node>,
     pub(super) violations: Vec<String>,
+    pub(super) frozen: Vec<Instant>,
+    pub(super) complete: Vec<bool>,
+    pub(super) due: Vec<u32>,
+    pub(super) rng: Rng,
+    /// How often each kind of thing went wrong.
+    pub(super) counts: BTreeMap<&'static str, u64>,
     scripts: Vec<Script>,
     trackers: Vec<Tracker>,
     meta: Metainfo,
     layout: Arc<Layout>,
     bufs: Buffers,
     landing: Vec<Vec<u8>>,
-    frozen: Vec<Instant>,
     finished: Vec<Option<Instant>>,
-    complete: Vec<bool>,
-    due: Vec<u32>,
-    rng: Rng,
     events: u64,
 }
 
 impl World {
     pub(super) fn new(plan: Plan, options: &Options) -> Self {
         let mut rng = seeded(content::mix(plan.seed ^ 0x3012));
-        let trackers: Vec<Vec<String>> =
-            (0..plan.trackers.len()).map(|i| vec![format!("http://{}:{PORT}/announce", name_of(i))]).collect();
+        let trackers =
+            (0..).zip(&plan.trackers).map(|(i, t)| vec![format!("{}://{}:{PORT}/announce", t.scheme(), name_of(i))]);
+        let trackers = trackers.collect();
         let meta = content::metainfo(plan.seed, plan.piece_len, &plan.files, trackers);
         let layout = layout_of(&meta);
         let pcap = options.pcap.then(super::pcap::Pcap::new);
-        let net = Net::new(plan.lines.clone(), plan.weather, rng.fork(), Trace::new(options.lines), pcap);
+        let mut net = Net::new(plan.lines.clone(), plan.weather, rng.fork(), Trace::new(options.lines), pcap);
         let (n, s) = (plan.nodes.len() as u32, plan.scripts.len() as u32);
+        (net.taps.nodes, net.taps.peers, net.taps.pieces) = (n, n + s, layout.pieces());
         let mut nodes = Vec::new();
         for (host, p) in (0..).zip(&plan.nodes) {
             let mut disk = SimDisk::new(Arc::clone(&layout), p.seeder, rng.fork());
-            disk.clock = p.clock;
+            (disk.clock, disk.wall) = (p.clock, p.wall);
             nodes.push(Node::new(host, disk));
         }
         let hash = meta.info_hash.expect("the torrent has a version 1 side");
@@ -69,8 +73,9 @@ impl World {
             Script::new(host, *m, hash, &layout, n, rng.fork(), plan.heal + Duration::from_secs(600))
         };
         let scripts = (n..).zip(&plan.scripts).map(|s| script(s, &mut rng)).collect();
-        let tracker = |(host, h): (u32, &Habit), rng: &mut Rng| Tracker::new(host, *h, rng.fork(), n..n + s);
+        let tracker = |(host, t): (u32, &TrackerPlan), rng: &mut Rng| Tracker::new(host, t.habit, rng.fork(), n..n + s);
         let trackers = (n + s..).zip(&plan.trackers).map(|t| tracker(t, &mut rng)).collect();
+        let counts = plan.classes();
         Self {
             frozen: vec![Instant::ZERO; nodes.len()],
             finished: vec![None; nodes.len()],
@@ -83,6 +88,7 @@ impl World {
             trackers,
             meta,
             layout,
+            counts,
             bufs: Buffers::default(),
             landing: vec![Vec::new()],
             due: Vec::new(),
@@ -134,18 +140,20 @@ impl World {
 
     /// A node does what it can.
     fn turn(&mut self, n: u32) {
-        let nodes = self.plan.nodes.len() as u32;
-        let scripts = nodes..nodes + self.plan.scripts.len() as u32;
+        let (nodes, scripts) = (self.plan.nodes.len(), &self.plan.scripts);
+        let script = |host: u32| (host as usize).checked_sub(nodes).and_then(|i| scripts.get(i));
         let node = &mut self.nodes[n as usize];
         self.net.trace.say(self.net.now, || format!("n{n}"));
         std::mem::swap(&mut node.disk.landing, &mut self.landing);
-        let calm = node.turn(&mut self.net, &mut self.bufs, &|host| !scripts.contains(&host));
+        let calm = node.turn(&mut self.net, &mut self.bufs, &|h| script(h).is_none_or(|m| m.is_good()));
         std::mem::swap(&mut node.disk.landing, &mut self.landing);
         if !calm {
             self.violation(format!("n{n} spins"));
         }
         self.look_up(n);
         self.check_alerts(n);
+        self.check_losses(n);
+        self.check_taps();
         let (node, now) = (&self.nodes[n as usize], self.net.now);
         if self.events % LOOK == 0 && node.alive {
             node.session.invariants();
@@ -187,6 +195,7 @@ impl World {
             received: sum(Node::received),
             finished: self.finished,
             violations: self.violations,
+            counts: self.counts,
             pcap: self.net.pcap.map(super::pcap::Pcap::into_bytes),
         }
     }
@@ -195,8 +204,8 @@ impl World {
 
     /// The host keeps to the protocol and sends no bad data.
     pub(super) fn honest(&self, host: u32) -> bool {
-        let first = self.nodes.len() as u32;
-        host < first || host >= first + self.scripts.len() as u32
+        let script = (host as usize).checked_sub(self.nodes.len()).and_then(|i| self.scripts.get(i));
+        script.is_none_or(|s| s.manner.is_good())
     }
 
     pub(super) fn host_at(&self, ip: IpAddr) -> Option<u32> {
@@ -217,10 +226,11 @@ impl World {
         let life = node.life;
         for (id, name) in std::mem::take(&mut node.lookups) {
             let index = index_of(&name);
-            let habit = index.and_then(|i| self.plan.trackers.get(i));
-            let host = match habit {
-                Some(Habit::Unheard) => continue,
-                Some(Habit::Nameless) | None => u32::MAX,
+            let tracker = index.and_then(|i| self.plan.trackers.get(i));
+            let host = match tracker {
+                Some(h) if h.habit == Habit::Unheard => continue,
+                Some(h) if h.habit == Habit::Nameless => u32::MAX,
+                None => u32::MAX,
                 Some(_) => self.trackers[index.unwrap_or(0)].host,
             };
             let at = self.net.now + Duration::from_millis(self.rng.u64(1..200));
@@ -253,6 +263,7 @@ impl World {
         let side = |wire, side| self.net.end(wire, side).map(|e| e.host);
         let host = match *event {
             Event::Wake { node, .. } | Event::Resolved { node, .. } => Some(node),
+            Event::Datagram { to, .. } => Some(to),
             Event::Syn(wire) => side(wire, 1),
             Event::Answer { wire, .. } => side(wire, 0),
             Event::Arrive { wire, from, .. } | Event::End { wire, from, .. } => side(wire, 1 - from),
@@ -311,6 +322,7 @@ impl World {
                     t.answer(&mut self.net, wire);
                 }
             }
+            Event::Datagram { to, id } => self.datagram(to, id),
             Event::Script { host } => {
                 let World { net, layout, scripts, .. } = self;
                 if let Some(s) = scripts.iter_mut().find(|s| s.host == host) {
@@ -321,6 +333,18 @@ impl World {
             Event::FaultEnds(i) => self.fault_ends(i),
             Event::Join { node } => self.start(node),
             Event::Mend { node, life } => self.mend(node, life),
+        }
+    }
+
+    fn datagram(&mut self, to: u32, id: u64) {
+        let Some((from, data)) = self.net.take_datagram(id) else { return };
+        if let Some(n) = self.node(to) {
+            if self.nodes[n].alive {
+                self.nodes[n].command(&mut self.net, |s, now| s.handle_datagram(now, from, &data));
+                self.due.push(to);
+            }
+        } else if let Some(t) = self.trackers.iter_mut().find(|t| t.host == to) {
+            t.datagram(&mut self.net, from, &data);
         }
     }
 
@@ -377,7 +401,7 @@ impl World {
 
     // ---------------------------------------------------------------- nodes come and go
 
-    fn start(&mut self, n: u32) {
+    pub(super) fn start(&mut self, n: u32) {
         let p = &self.plan.nodes[n as usize];
         let peers = p.knows.iter().map(|h| addr_of(*h)).collect();
         let add = adding(&self.meta, peers);
@@ -387,113 +411,6 @@ impl World {
             node.start(&mut self.net, p.config.clone(), &mut self.rng, add);
             self.due.push(n);
         }
-    }
-
-    fn kill(&mut self, n: u32) {
-        self.nodes[n as usize].kill(&mut self.net);
-        self.complete[n as usize] = false;
-    }
-
-    /// A failed torrent is resumed in a while, as its owner would.
-    pub(super) fn mend_later(&mut self, n: u32) {
-        let at = self.net.now + Duration::from_millis(self.rng.u64(500..20_000));
-        let life = self.nodes[n as usize].life;
-        self.net.at(at, Event::Mend { node: n, life });
-    }
-
-    fn mend(&mut self, n: u32, life: u32) {
-        let node = &mut self.nodes[n as usize];
-        let frozen = self.frozen[n as usize] > self.net.now;
-        if let (true, true, Some(key)) = (node.life == life, node.alive, node.key) {
-            if frozen {
-                return self.mend_later(n);
-            }
-            let _ = node.command(&mut self.net, |s, now| s.resume(now, key));
-            self.due.push(n);
-        }
-    }
-
-    // ---------------------------------------------------------------- faults
-
-    fn fault(&mut self, i: u32) {
-        let fault = self.plan.faults[i as usize];
-        self.net.trace.say(self.net.now, || format!("FAULT {:?}", fault.what));
-        let now = self.net.now;
-        match fault.what {
-            What::Reset => {
-                let all: Vec<_> = self.net.open_wires().map(|(w, _)| w).collect();
-                if !all.is_empty() {
-                    let pick = all[self.rng.usize(..all.len())];
-                    self.net.break_wire(pick);
-                }
-            }
-            What::Dark(host) => self.net.lines[host as usize].dark = fault.until,
-            What::Split(salt) => {
-                for (h, line) in (0u64..).zip(&mut self.net.lines) {
-                    line.group = content::mix(salt ^ h) & 1 == 1;
-                }
-                self.net.split = fault.until;
-            }
-            What::Freeze(n) => self.frozen[n as usize] = fault.until,
-            _ if self.target(&fault.what).is_none_or(|n| !self.nodes[n].alive || self.frozen[n] > now) => {}
-            What::Kill(n) => self.kill(n),
-            What::Quit(n) => {
-                self.nodes[n as usize].command(&mut self.net, |s, now| s.shutdown(now));
-                self.due.push(n);
-            }
-            What::Pause(n) => self.command(n, |s, now, key| drop(s.pause(now, key))),
-            What::Verify(n) => self.command(n, |s, now, key| drop(s.verify(now, key))),
-            What::Limits(n, rate) => self.command(n, |s, _, _| s.set_limits(Some(rate), Some(rate))),
-            What::Disk(n, faults) => self.nodes[n as usize].disk.faults = faults,
-            What::Select(n, bits) => self.select(n, bits),
-        }
-    }
-
-    fn fault_ends(&mut self, i: u32) {
-        let fault = self.plan.faults[i as usize];
-        self.net.trace.say(self.net.now, || format!("FAULT OVER {:?}", fault.what));
-        match fault.what {
-            What::Kill(n) => self.start(n),
-            What::Quit(n) => {
-                if self.nodes[n as usize].alive {
-                    self.kill(n);
-                }
-                self.start(n);
-            }
-            What::Pause(n) => self.command(n, |s, now, key| drop(s.resume(now, key))),
-            What::Limits(n, _) => self.command(n, |s, _, _| s.set_limits(None, None)),
-            What::Disk(n, _) => self.nodes[n as usize].disk.faults = Default::default(),
-            What::Select(n, _) => self.select(n, u64::MAX),
-            _ => {}
-        }
-    }
-
-    fn target(&self, what: &What) -> Option<usize> {
-        match *what {
-            What::Kill(n)
-            | What::Quit(n)
-            | What::Pause(n)
-            | What::Verify(n)
-            | What::Limits(n, _)
-            | What::Disk(n, _)
-            | What::Select(n, _) => Some(n as usize),
-            _ => None,
-        }
-    }
-
-    fn command(&mut self, n: u32, f: impl FnOnce(&mut crate::session::Session, Instant, crate::id::TorrentKey)) {
-        let node = &mut self.nodes[n as usize];
-        let (true, Some(key)) = (node.alive, node.key) else { return };
-        node.command(&mut self.net, |s, now| f(s, now, key));
-        self.complete[n as usize] = false;
-        self.due.push(n);
-    }
-
-    fn select(&mut self, n: u32, bits: u64) {
-        let priorities =
-            (0..self.plan.files.len()).map(|i| if bits >> i & 1 == 1 { Priority::Normal } else { Priority::Skip });
-        let priorities: Vec<_> = priorities.collect();
-        self.command(n, |s, now, key| drop(s.select(now, key, priorities)));
     }
 }
 
@@ -515,5 +432,6 @@ fn key_of(event: &Event) -> (u64, u64, u64) {
         Event::FaultEnds(i) => (43, u64::from(i), 0),
         Event::Join { node } => (44, u64::from(node), 0),
         Event::Mend { node, life } => (45, u64::from(node), u64::from(life)),
+        Event::Datagram { to, id } => (46, u64::from(to), id),
     }
 }

@@ -53,7 +53,11 @@ impl Torrent {
                 None => false,
             };
             for p in self.layout.pieces_of(file(i)) {
-                let p = p as usize;
+                let (p, piece) = (p as usize, PieceIndex::new(p));
+                // Whatever the record says, what lies behind the end of a file is not there.
+                let end = self.layout.piece_offset(piece) + u64::from(self.layout.piece_size(piece));
+                let short = now.is_some_and(|s| s.len < end.min(f.offset + f.len) - f.offset);
+                doubtful[p] |= !f.pad && short && trusted.as_ref().is_some_and(|(have, _)| have.get(piece));
                 present[p] |= !f.pad && now.is_some_and(|s| s.len > 0);
                 doubtful[p] |= !f.pad && !same;
                 absent[p] |= !f.pad && now.is_none();

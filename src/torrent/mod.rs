@@ -173,6 +173,7 @@ pub struct Torrent {
     goal_reached: bool,
     dirty: bool,
     save_at: Option<Instant>,
+    stamps: resume::Stamps,
     picked: Vec<BlockRef>,
     /// Blocks came free: idle peers should be asked.
     kick: bool,
@@ -226,6 +227,7 @@ impl Torrent {
             goal_reached: false,
             dirty: false,
             save_at: None,
+            stamps: resume::Stamps::default(),
             picked: Vec::new(),
             kick: false,
             timer: Instant::FAR,
@@ -407,6 +409,7 @@ impl Torrent {
         if !matches!(self.life, Life::Opening) {
             return;
         }
+        self.stamps = resume::Stamps::new(files);
         let check = self.plan_check(files, cx.rng);
         self.life = Life::Checking(check);
         self.step_check(cx);
@@ -418,6 +421,7 @@ impl Torrent {
         self.record = None;
         self.verify = false;
         self.count_missing();
+        self.stamps.settle(&self.missing);
         let have = self.picker.have().count();
         cx.alerts.push_back(Alert::Checked { torrent: self.key, pieces: (have, self.layout.pieces()) });
         self.tiers.start(cx.now);
@@ -471,6 +475,9 @@ impl Torrent {
             return;
         }
         cx.alerts.push_back(Alert::Error { torrent: self.key, error: error.clone(), kind });
+        if kind == ErrorKind::FilesChanged {
+            self.stamps.distrust();
+        }
         self.stop(cx, Some((error, kind)), CloseReason::TorrentStopped);
     }
 
@@ -518,6 +525,7 @@ impl Torrent {
     /// The record to resume from, given what the files look like now. It is kept here too, for
     /// the case that the torrent is resumed within this run.
     pub(crate) fn make_record(&mut self, now: Instant, files: Vec<Option<FileStamp>>) -> Vec<u8> {
+        let files = self.stamps.renew(files, &self.missing);
         let record = Record {
             have: self.picker.have().to_wire(),
             files,

@@ -40,6 +40,52 @@ pub(super) struct Record {
     pub seeding_for: u64,
 }
 
+/// What the files looked like when they were known to hold what was verified.
+///
+/// A record is made with what files look like then, which may be the work of somebody else: so a complete
+/// file keeps the stamp it had when it became complete, whatever it looks like now, and in the record
+/// the difference shows. A file that is still written to changes all the time. Should one turn out to be
+/// shorter than it was, or gone, those are given no stamp, and the next start has them hashed; and all of
+/// them when there is none that explains it.
+#[derive(Debug, Default)]
+pub(super) struct Stamps {
+    /// The stamp, and whether the file was complete then.
+    files: Vec<(Option<FileStamp>, bool)>,
+    distrust: bool,
+}
+
+impl Stamps {
+    /// As the files are when they are opened.
+    pub(super) fn new(files: &[Option<FileStamp>]) -> Self {
+        Self { files: files.iter().map(|s| (*s, false)).collect(), distrust: false }
+    }
+
+    /// They have been checked: so many pieces are missing of each.
+    pub(super) fn settle(&mut self, missing: &[u32]) {
+        self.files.iter_mut().zip(missing).for_each(|(f, n)| f.1 = *n == 0);
+    }
+
+    /// Files that are being written to have been found changed by somebody else.
+    pub(super) fn distrust(&mut self) {
+        self.distrust = true;
+    }
+
+    /// What a record may say of files that look so now.
+    pub(super) fn renew(&mut self, now: Vec<Option<FileStamp>>, missing: &[u32]) -> Vec<Option<FileStamp>> {
+        let mut now = now;
+        let explained = self.files.iter().zip(&now).any(|(f, now)| !f.1 || f.0 != *now);
+        for ((old, missing), now) in self.files.iter_mut().zip(missing).zip(&mut now) {
+            match old {
+                (then, true) if explained => *now = *then,
+                (_, true) if !self.distrust => {}
+                _ if self.distrust => *now = None,
+                _ => *old = (*now, *missing == 0),
+            }
+        }
+        now
+    }
+}
+
 fn int(v: u64) -> i64 {
     i64::try_from(v).unwrap_or(i64::MAX)
 }
@@ -146,6 +192,28 @@ mod tests {
             wasted: 3,
             seeding_for: 4,
         }
+    }
+
+    #[test]
+    fn what_others_did_to_a_complete_file_shows_in_the_record() {
+        let stamp = |len| Some(FileStamp { len, mtime: (1, 0), inode: 1 });
+        let mut s = Stamps::new(&[stamp(10), stamp(20), None]);
+        s.settle(&[0, 1, 2]);
+        // The first has been cut, the second was written to by us and is complete, the third begins.
+        assert_eq!(s.renew(vec![stamp(9), stamp(21), stamp(3)], &[0, 0, 1]), [stamp(10), stamp(21), stamp(3)]);
+        assert_eq!(s.renew(vec![None, None, stamp(4)], &[0, 0, 1]), [stamp(10), stamp(21), stamp(4)]);
+        s.distrust();
+        assert_eq!(s.renew(vec![stamp(9), stamp(21), stamp(4)], &[0, 0, 1]), [stamp(10), stamp(21), None]);
+    }
+
+    #[test]
+    fn a_change_that_does_not_show_has_all_files_hashed() {
+        let stamp = |len| Some(FileStamp { len, mtime: (1, 0), inode: 1 });
+        let mut s = Stamps::new(&[stamp(10), stamp(20)]);
+        s.settle(&[0, 0]);
+        assert_eq!(s.renew(vec![stamp(10), stamp(20)], &[0, 0]), [stamp(10), stamp(20)]);
+        s.distrust();
+        assert_eq!(s.renew(vec![stamp(10), stamp(20)], &[0, 0]), [None, None]);
     }
 
     #[test]

@@ -1,10 +1,12 @@
 //! Runs seeds of the simulator, each twice, and says which failed.
 //!
-//! `sim [--seeds N] [--from S] [--nodes N] [--threads N]` runs many;
+//! `sim [--seeds N] [--from S] [--nodes N] [--threads N] [--seconds T]` runs many, and begins none after T seconds;
+//! `--fresh` draws S from the clock, and prints it, so that the batch can be run again;
 //! `sim --seed S [--nodes N] [--trace] [--pcap FILE]` runs one, with a transcript on standard output.
 //! A line of `testdata/seeds.txt` is `NODES SEED`, and `sim --list FILE` runs every one.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -71,18 +73,26 @@ fn one(seed: u64, options: &Options, trace: bool, pcap: Option<&str>) -> bool {
     }
 }
 
-fn many(seeds: &[(u32, u64)], threads: usize) -> bool {
+fn many(seeds: &[(u32, u64)], threads: usize, seconds: u64) -> bool {
     let (next, events, virtual_us) = (AtomicUsize::new(0), AtomicU64::new(0), AtomicU64::new(0));
     let failed = Mutex::new(Vec::new());
+    let counts = Mutex::new(BTreeMap::<&str, u64>::new());
+    let ran = AtomicUsize::new(0);
     let begin = Instant::now();
     std::thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
                 while let Some(&(nodes, seed)) = seeds.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    if begin.elapsed().as_secs() >= seconds {
+                        break;
+                    }
+                    ran.fetch_add(1, Ordering::Relaxed);
                     let (wrong, report) = judge(seed, &Options { nodes, ..Options::default() });
                     if let Some(r) = report {
                         events.fetch_add(r.events, Ordering::Relaxed);
                         virtual_us.fetch_add(r.ended.as_micros(), Ordering::Relaxed);
+                        let mut counts = counts.lock().expect("no thread panics with the lock");
+                        r.counts.iter().for_each(|(what, n)| *counts.entry(what).or_default() += n);
                     }
                     if !wrong.is_empty() {
                         println!("{nodes} {seed} FAILED: {}", wrong.join("; "));
@@ -97,12 +107,15 @@ fn many(seeds: &[(u32, u64)], threads: usize) -> bool {
     failed.sort_unstable();
     println!(
         "{} seeds, each twice, {} failed; {:.0} seeds a minute on {threads} threads, {:.2} M events, {:.1} virtual hours",
-        seeds.len(),
+        ran.load(Ordering::Relaxed),
         failed.len(),
-        seeds.len() as f64 * 60.0 / secs,
+        ran.load(Ordering::Relaxed) as f64 * 60.0 / secs,
         events.into_inner() as f64 / 1e6,
         virtual_us.into_inner() as f64 / 3.6e9,
     );
+    let counts = counts.into_inner().expect("no thread panics with the lock");
+    let told: Vec<_> = counts.iter().map(|(what, n)| format!("{what} {n}")).collect();
+    println!("went wrong: {}", told.join(", "));
     failed.iter().for_each(|(nodes, seed)| println!("{nodes} {seed}"));
     failed.is_empty()
 }
@@ -126,15 +139,22 @@ fn main() {
     let cores = std::thread::available_parallelism().map_or(1, |n| n.get() as u64);
     let nodes = number("--nodes", 8) as u32;
     let threads = number("--threads", cores) as usize;
+    let seconds = number("--seconds", u64::MAX);
     let ok = if let Some(seed) = value("--seed") {
         let options = Options { nodes, ..Options::default() };
         one(seed.parse().expect("a seed"), &options, args.iter().any(|a| a == "--trace"), value("--pcap"))
     } else if let Some(path) = value("--list") {
-        many(&listed(path), threads)
+        many(&listed(path), threads, seconds)
     } else {
-        let from = number("--from", 0);
-        let seeds: Vec<_> = (from..from + number("--seeds", 1000)).map(|s| (nodes, s)).collect();
-        many(&seeds, threads)
+        let mut from = number("--from", 0);
+        if args.iter().any(|a| a == "--fresh") {
+            let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+            from = now.map_or(0, |d| d.as_micros() as u64);
+        }
+        let count = number("--seeds", 1000);
+        println!("--nodes {nodes} --from {from} --seeds {count}");
+        let seeds: Vec<_> = (from..from + count).map(|s| (nodes, s)).collect();
+        many(&seeds, threads, seconds)
     };
     std::process::exit(i32::from(!ok));
 }
