@@ -602,7 +602,7 @@ pub enum Input {
 }
 
 /// What a file looked like: reasons to distrust a resume record, never to trust it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct FileStamp {
     /// Length in bytes.
     pub len: u64,
@@ -610,6 +610,17 @@ pub struct FileStamp {
     pub mtime: (i64, u32),
     /// Inode number.
     pub inode: u64,
+    /// Number of the device it is on. Not in a resume record: it may be another one after a restart.
+    pub device: u64,
+    /// Number of the mount it was found in, 0 when unknown. Not in a resume record either.
+    pub mount: u64,
+}
+
+impl FileStamp {
+    /// It looks like the same file with the same content, wherever that is mounted.
+    pub fn looks_like(&self, other: &Self) -> bool {
+        (self.len, self.mtime, self.inode) == (other.len, other.mtime, other.inode)
+    }
 }
 
 /// Where the next bytes of a connection belong.

@@ -611,10 +611,7 @@ impl Loop {
     }
 
     fn stamps(&mut self, torrent: TorrentKey, files: usize) -> Vec<Option<FileStamp>> {
-        let stamp = |f: usize| {
-            let s = self.disk.file_stat(torrent, FileIndex::new(f as u32))?;
-            Some(FileStamp { len: s.len, mtime: (s.mtime, s.mtime_nsec), inode: s.inode })
-        };
+        let stamp = |f: usize| self.disk.file_stat(torrent, FileIndex::new(f as u32)).map(FileStamp::from);
         (0..files).map(stamp).collect()
     }
 

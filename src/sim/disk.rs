@@ -532,6 +532,8 @@ impl Storage for SimDisk {
             mtime: secs as i64,
             mtime_nsec: us as u32 * 1000,
             inode: u64::from(file.get()) + 1,
+            device: 1,
+            mount: 1,
         })
     }
 

@@ -425,10 +425,7 @@ impl Node {
     }
 
     fn stamps(&mut self, torrent: TorrentKey, files: usize) -> Vec<Option<FileStamp>> {
-        let stamp = |f: usize| {
-            let s = self.disk.file_stat(torrent, FileIndex::new(f as u32))?;
-            Some(FileStamp { len: s.len, mtime: (s.mtime, s.mtime_nsec), inode: s.inode })
-        };
+        let stamp = |f: usize| self.disk.file_stat(torrent, FileIndex::new(f as u32)).map(FileStamp::from);
         (0..files).map(stamp).collect()
     }
 }

@@ -166,6 +166,16 @@ pub struct FileStat {
     pub mtime_nsec: u32,
     /// The file's number on its volume.
     pub inode: u64,
+    /// The number of that volume's device.
+    pub device: u64,
+    /// The number of the mount it was found in; 0 where the system does not tell.
+    pub mount: u64,
+}
+
+impl From<FileStat> for crate::api::FileStamp {
+    fn from(s: FileStat) -> Self {
+        Self { len: s.len, mtime: (s.mtime, s.mtime_nsec), inode: s.inode, device: s.device, mount: s.mount }
+    }
 }
 
 /// A result of queued work.

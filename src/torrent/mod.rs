@@ -20,6 +20,7 @@ mod blocks;
 mod check;
 pub mod choker;
 mod exchange;
+pub mod journal;
 pub mod layout;
 pub mod picker;
 mod resume;

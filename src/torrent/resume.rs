@@ -122,6 +122,7 @@ fn stamp(node: Node<'_, '_>) -> Option<Option<FileStamp>> {
         len: u64::try_from(len?).ok()?,
         mtime: (items.next()??, u32::try_from(items.next()??).ok()?),
         inode: items.next()?? as u64,
+        ..FileStamp::default()
     }))
 }
 
@@ -138,7 +139,10 @@ mod tests {
     fn sample() -> Record {
         Record {
             have: vec![0xF0, 0x80],
-            files: vec![Some(FileStamp { len: 5 << 30, mtime: (-3, 999_999_999), inode: u64::MAX }), None],
+            files: vec![
+                Some(FileStamp { len: 5 << 30, mtime: (-3, 999_999_999), inode: u64::MAX, ..FileStamp::default() }),
+                None,
+            ],
             partial: vec![(PieceIndex::new(7), vec![0xA0])],
             peers: vec!["[::1]:6881".parse().expect("an address")],
             uploaded: 1,

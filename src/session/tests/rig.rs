@@ -202,7 +202,7 @@ pub(super) fn blk(piece: u32, i: u32) -> Block {
 }
 
 pub(super) fn stamp(len: u64) -> Option<FileStamp> {
-    Some(FileStamp { len, mtime: (1, 2), inode: 3 })
+    Some(FileStamp { len, mtime: (1, 2), inode: 3, device: 4, mount: 5 })
 }
 
 impl Rig {
