@@ -36,6 +36,7 @@ pub(crate) fn names() -> Vec<String> {
         "scrape",
         "mixed",
         "resume",
+        "large",
         "tracker-silent",
         "tracker-garbage",
         "tracker-redirect",
@@ -57,6 +58,7 @@ pub(crate) fn run(name: &str, world: &World) -> Result<String, String> {
         "scrape" => world.scrape(),
         "mixed" => world.mixed(),
         "resume" => world.resume(),
+        "large" => world.large(),
         "tracker-silent" => world.bad_tracker(Options { silent: true, ..Options::default() }),
         "tracker-garbage" => world.bad_tracker(Options { garbage: true, ..Options::default() }),
         "tracker-redirect" => world.bad_tracker(Options { redirect: Some(Redirect::Loop), ..Options::default() }),
@@ -100,18 +102,23 @@ impl World {
 
     /// A client's job: address 10.77.0.`n`, folders of its own, all data in place if it is a seed.
     fn job(&self, n: u8, client: Client, role: Role, torrent: &Path) -> Result<Job, String> {
+        let job = self.empty_job(n, client, role, torrent)?;
+        if role == Role::Seed {
+            self.payload.write(&job.dir).map_err(|e| e.to_string())?;
+        }
+        Ok(job)
+    }
+
+    /// The same with whatever data is in the folder already.
+    pub(crate) fn empty_job(&self, n: u8, client: Client, role: Role, torrent: &Path) -> Result<Job, String> {
         let (dir, home) = (self.dir.join(format!("{n}-data")), self.dir.join(format!("{n}-{}", client.name())));
-        let made = std::fs::create_dir_all(&dir).and_then(|()| match role {
-            Role::Seed => self.payload.write(&dir),
-            Role::Leech => Ok(()),
-        });
-        made.map_err(|e| e.to_string())?;
+        std::fs::create_dir_all(&dir).map_err(|e| e.to_string())?;
         let (torrent, ip) = (torrent.to_owned(), format!("{}{n}", self.net));
         Ok(Job { client, role, ip, torrent, dir, home, up_limit: 0, extra: Vec::new() })
     }
 
     /// Starts a client and waits until the tracker knows of it, as a seed or as a leech.
-    fn start(&self, job: &Job, tracker: &Tracker) -> Result<Node, String> {
+    pub(crate) fn start(&self, job: &Job, tracker: &Tracker) -> Result<Node, String> {
         let mut node = job.client.start(job)?;
         let known = wait_for(START, || match (node.child.exited(), tracker.counts(), job.role) {
             (Some(status), ..) => Some(Err(format!("{} ended with {status}", job.client.name()))),
