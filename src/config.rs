@@ -35,6 +35,10 @@ pub struct Config {
     pub snub_timeout: Duration,
     /// How often the record for resuming is saved while something changes.
     pub save_interval: Duration,
+    /// With so many verified bytes that a power cut could take, the device is asked to take them.
+    pub sync_bytes: u64,
+    /// So long a verified piece waits for that at most, while none is under way.
+    pub sync_interval: Duration,
 }
 
 impl Default for Config {
@@ -53,6 +57,8 @@ impl Default for Config {
             requests_out: limits::REQUESTS_OUT,
             snub_timeout: Duration::from_secs(30),
             save_interval: Duration::from_secs(30),
+            sync_bytes: 4 << 20,
+            sync_interval: Duration::from_secs(2),
         }
     }
 }

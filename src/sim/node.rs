@@ -340,8 +340,7 @@ impl Node {
                     self.session.handle(net.now, Input::Hashed { torrent, piece, ok, blocks });
                 }
                 Done::Failed { torrent, error, .. } => pump::disk_failed(&mut self.session, net.now, torrent, &error),
-                // Nobody asks for it here yet.
-                Done::Synced { .. } => {}
+                Done::Synced { torrent, result } => pump::synced(&mut self.session, net.now, torrent, result),
             }
             self.carry_out(net);
         }
@@ -393,6 +392,8 @@ impl Node {
                 }
                 Action::Hash { .. } => {}
                 Action::Prefetch { torrent, block } => self.disk.prefetch(torrent, block),
+                Action::Sync { torrent, .. } => self.disk.sync(torrent),
+                Action::Note { .. } => {}
                 Action::Save { torrent, .. } => self.save(net, torrent),
                 Action::CloseFiles { torrent } => self.close_files(torrent),
                 Action::Remove { torrent, with_data, .. } => {

@@ -12,7 +12,11 @@
 //! [`Folder`] is what the rest needs of a file system, no more; a driver has it in a real folder, the
 //! simulator in one that crashes.
 
+mod keeper;
+
 use std::io;
+
+pub use keeper::Keeper;
 
 use crate::id::InfoHash;
 

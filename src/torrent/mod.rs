@@ -19,6 +19,7 @@ mod announce;
 mod blocks;
 mod check;
 pub mod choker;
+mod durable;
 mod exchange;
 pub mod journal;
 pub mod layout;
@@ -134,6 +135,9 @@ pub struct Torrent {
     paused: bool,
     verify: bool,
     record: Option<Record>,
+    journal: Option<Vec<u8>>,
+    boot: u64,
+    safe: durable::Durable,
     priorities: Vec<Priority>,
     sequential: bool,
     /// Unverified pieces of each file; 0 is a complete file.
@@ -217,6 +221,9 @@ impl Torrent {
             kick: false,
             timer: Instant::FAR,
             record,
+            journal: add.journal,
+            boot: add.boot,
+            safe: durable::Durable::new(layout.pieces()),
             meta: add.meta,
             layout,
         };
@@ -246,6 +253,9 @@ impl Torrent {
 
     fn open(&mut self, cx: &mut Cx<'_>) {
         self.life = Life::Opening;
+        if self.opens_later() {
+            return;
+        }
         cx.actions.push_back(Action::Open {
             torrent: self.key,
             layout: Arc::clone(&self.layout),
@@ -357,7 +367,7 @@ impl Torrent {
         if !matches!(self.life, Life::Opening) {
             return;
         }
-        let check = self.plan_check(files, cx.rng);
+        let check = self.plan_check(cx, files);
         self.life = Life::Checking(check);
         self.step_check(cx);
     }
@@ -366,7 +376,10 @@ impl Torrent {
     fn activate(&mut self, cx: &mut Cx<'_>) {
         self.life = Life::Active;
         self.record = None;
+        self.journal = None;
+        self.safe.ours = true;
         self.verify = false;
+        self.note(cx, crate::api::Note::Settled);
         self.count_missing();
         let have = self.picker.have().count();
         cx.alerts.push_back(Alert::Checked { torrent: self.key, pieces: (have, self.layout.pieces()) });
@@ -374,7 +387,7 @@ impl Torrent {
         self.swarm.revive(cx.now);
         if self.is_complete() {
             self.seeding_since = Some(cx.now);
-            cx.alerts.push_back(Alert::Finished { torrent: self.key });
+            self.finish(cx);
         }
         self.mark_dirty(cx);
         self.tick(cx);
@@ -425,6 +438,9 @@ impl Torrent {
 
     /// Closes its peers, takes leave of its trackers, saves its record and closes its files.
     pub(crate) fn stop(&mut self, cx: &mut Cx<'_>, error: Option<(String, ErrorKind)>, why: CloseReason) {
+        if error.is_some() {
+            self.forget_volatile(cx);
+        }
         let was = std::mem::replace(&mut self.life, Life::Stopped(error));
         let keys: Vec<_> = cx
             .conns
@@ -443,9 +459,9 @@ impl Torrent {
                 self.tiers.stop(cx.now);
                 self.announce_due(cx);
                 self.save(cx);
-                cx.actions.push_back(Action::CloseFiles { torrent: self.key });
+                self.close_files(cx);
             }
-            Life::Opening | Life::Checking(_) => cx.actions.push_back(Action::CloseFiles { torrent: self.key }),
+            Life::Opening | Life::Checking(_) => self.close_files(cx),
             Life::Stopped(_) => {}
         }
     }
@@ -468,6 +484,7 @@ impl Torrent {
     pub(crate) fn make_record(&mut self, now: Instant, files: Vec<Option<FileStamp>>) -> Vec<u8> {
         let record = Record {
             have: self.picker.have().to_wire(),
+            durable: Some(self.safe.pieces.to_wire()),
             files,
             partial: self.picker.partials().collect(),
             peers: self.swarm.worth_keeping(50).collect(),
@@ -487,7 +504,7 @@ impl Torrent {
 
     /// When it wants to be ticked next.
     pub(crate) fn deadline(&self, now: Instant, config: &Config) -> Option<Instant> {
-        let mut at = self.tiers.deadline();
+        let mut at = earlier(self.tiers.deadline(), self.safe.deadline(config));
         if self.is_active() {
             at = earlier(at, self.save_at);
             if !self.peers.is_empty() {
@@ -507,6 +524,7 @@ impl Torrent {
     /// Does whatever is due.
     pub(crate) fn tick(&mut self, cx: &mut Cx<'_>) {
         self.announce_due(cx);
+        self.sync_when_due(cx);
         if !self.is_active() {
             return;
         }
@@ -544,7 +562,7 @@ impl Torrent {
     }
 
     fn check_goal(&mut self, cx: &mut Cx<'_>) {
-        if self.seeding_since.is_none() || self.goal_reached {
+        if self.seeding_since.is_none() || self.goal_reached || !self.safe.is_settled() {
             return;
         }
         let status = self.status(cx.now);
@@ -621,6 +639,7 @@ impl Torrent {
                 had += self.file_have(i, have);
             }
         }
+        let durable = had - self.safe.volatile().map(|p| self.wanted_of(p)).sum::<u64>().min(had);
         let rate_down = self.rate_down.get(now);
         let eta = (rate_down > 0 && had < wanted).then(|| Duration::from_secs((wanted - had) / rate_down));
         Status {
@@ -632,6 +651,7 @@ impl Torrent {
             size,
             wanted,
             have: had,
+            durable,
             downloaded: self.downloaded,
             uploaded: self.uploaded,
             wasted: self.wasted,
@@ -646,6 +666,21 @@ impl Torrent {
             seeding_for: self.seeding_for(now),
             goal_reached: self.goal_reached,
         }
+    }
+
+    /// Payload of a piece in selected files.
+    fn wanted_of(&self, piece: PieceIndex) -> u64 {
+        let spans = self.layout.spans(self.layout.piece_offset(piece), u64::from(self.layout.piece_size(piece)));
+        spans.filter(|s| !s.pad && self.priorities[s.file.idx()] != Priority::Skip).map(|s| s.len).sum()
+    }
+
+    pub(crate) fn claims(&self) -> (&Bitfield, Vec<PieceIndex>) {
+        (&self.safe.pieces, self.safe.volatile().collect())
+    }
+
+    /// Its files are still to be synced and closed.
+    pub(crate) fn is_closing(&self) -> bool {
+        self.safe.is_closing()
     }
 
     fn file_have(&self, i: usize, have: &Bitfield) -> u64 {

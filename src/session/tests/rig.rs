@@ -524,7 +524,8 @@ impl Rig {
                         self.disk.hash(torrent, piece, expected, blocks);
                     }
                 }
-                Action::Prefetch { .. } => {}
+                Action::Sync { torrent, .. } => self.disk.sync(torrent),
+                Action::Prefetch { .. } | Action::Note { .. } => {}
                 Action::Save { torrent, .. } => {
                     let record = self.s.record(self.now, torrent, self.stamps.clone());
                     self.records.extend(record);
@@ -557,7 +558,7 @@ impl Rig {
                         self.s.handle(self.now, Input::PieceLost { torrent, piece });
                         pump::disk_failed(&mut self.s, self.now, torrent, &error);
                     }
-                    Done::Synced { .. } => {}
+                    Done::Synced { torrent, result } => pump::synced(&mut self.s, self.now, torrent, result),
                 }
                 self.actions();
             }

@@ -106,7 +106,8 @@ impl World {
                     self.hashes.retain(|h| h.0 != torrent);
                     self.opens.retain(|t| *t != torrent);
                 }
-                Action::Wake { .. } | Action::Wanted { .. } | Action::Prefetch { .. } => {}
+                Action::Sync { torrent, .. } => self.s.handle(self.now, Input::Synced { torrent, result: Ok(()) }),
+                Action::Wake { .. } | Action::Wanted { .. } | Action::Prefetch { .. } | Action::Note { .. } => {}
             }
         }
         while self.s.poll_alert().is_some() {}
