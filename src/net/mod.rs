@@ -259,9 +259,16 @@ impl Loop {
     /// Adds a torrent. Its resume record is taken from the state folder, unless `add` brings one.
     pub fn add(&mut self, mut add: Add) -> Result<TorrentKey, Error> {
         let here = add.meta.info_hash.is_some_and(|h| self.session.find(&h).is_some());
-        if let (None, Some(state), Some(hash), false) = (&add.resume, &mut self.state, add.meta.info_hash, here) {
-            (add.resume, add.journal) = state.load(&hash, add.meta.hashes.len() as u32);
-            add.boot = state.boot();
+        if let (Some(state), Some(hash), false) = (&mut self.state, add.meta.info_hash, here) {
+            if let Some(info) = state.load_metadata(&hash).filter(|_| !add.meta.is_known()) {
+                if let Err(e) = add.meta.learn(&info) {
+                    log::warn!("what was kept of {hash} is of no use: {e}");
+                }
+            }
+            if add.resume.is_none() && add.meta.is_known() {
+                (add.resume, add.journal) = state.load(&hash, add.meta.hashes.len() as u32);
+                add.boot = state.boot();
+            }
         }
         self.command(|s, now| s.add(now, add))
     }
@@ -595,6 +602,11 @@ impl Loop {
                     }
                 }
                 Action::Save { torrent, info_hash } => self.save(torrent, &info_hash),
+                Action::SaveMetadata { torrent, info_hash } => {
+                    if let (Some(state), Some(meta)) = (&mut self.state, self.session.metainfo(torrent)) {
+                        state.store_metadata(&info_hash, meta.info.clone());
+                    }
+                }
                 Action::CloseFiles { torrent } => self.close_files(torrent),
                 Action::Remove { torrent, info_hash, layout, dir, with_data } => {
                     if with_data {

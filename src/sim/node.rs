@@ -395,6 +395,7 @@ impl Node {
                 Action::Sync { torrent, .. } => self.disk.sync(torrent),
                 Action::Note { .. } => {}
                 Action::Save { torrent, .. } => self.save(net, torrent),
+                Action::SaveMetadata { .. } => {}
                 Action::CloseFiles { torrent } => self.close_files(torrent),
                 Action::Remove { torrent, with_data, .. } => {
                     if with_data {

@@ -68,6 +68,7 @@ enum What {
     Folder(TorrentKey),
     Journal(TorrentKey),
     Record(TorrentKey),
+    Other,
 }
 
 /// See the module's head.
@@ -121,6 +122,16 @@ impl<F: Folder> Keeper<F> {
             self.read.insert(*info_hash, (replay.next, bytes.len()));
         }
         (resume, journal)
+    }
+
+    /// The info dictionary that was kept of a torrent; its hash is for the caller to check.
+    pub fn load_metadata(&mut self, info_hash: &InfoHash) -> Option<Vec<u8>> {
+        self.read(&name::info(info_hash))
+    }
+
+    /// Keeps an info dictionary.
+    pub fn store_metadata(&mut self, info_hash: &InfoHash, bytes: Vec<u8>) {
+        self.submit(What::Other, Job::Replace { name: name::info(info_hash), bytes });
     }
 
     /// A file that cannot be read is an empty one: there was something, and nothing is known of it.
@@ -338,7 +349,7 @@ impl<F: Folder> Keeper<F> {
     /// Forgets a torrent.
     pub fn forget(&mut self, key: TorrentKey, info_hash: &InfoHash) {
         self.kept.remove(&key);
-        for name in [name::have(info_hash), name::have_new(info_hash), name::resume(info_hash)] {
+        for name in [name::have(info_hash), name::have_new(info_hash), name::resume(info_hash), name::info(info_hash)] {
             if let Err(e) = self.folder.remove(&name) {
                 log::error!("{name}: {e}");
             }
@@ -373,6 +384,11 @@ impl<F: Folder> Keeper<F> {
                 if let Some(k) = self.kept.get_mut(&key) {
                     k.records -= 1;
                     self.note_closed(key);
+                }
+            }
+            (What::Other, result) => {
+                if let Err(e) = result {
+                    log::warn!("cannot keep the metadata: {e}");
                 }
             }
             (What::Snapshot(key), Ok(())) => self.name_journal(key),

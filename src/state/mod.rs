@@ -1,11 +1,9 @@
-//! What has to be found again after a crash: which torrents there are, and which of their pieces.
+//! What has to be found again after a crash: which pieces of its torrents are there.
 //!
 //! ```text
-//!   HASH.torrent   what the torrent is and how it was added; written once, before "added" is told
 //!   HASH.have      its have-journal: see `torrent::journal`
 //!   HASH.resume    stamps of its files, unfinished pieces, addresses, totals; replaced now and then
-//!   HASH.lock      held while a session has the torrent
-//!   lock           held shared by whoever has torrents of the folder, alone by who has them all
+//!   HASH.info      the info dictionary of one that was added by a magnet link
 //!   *.bad          what could not be read, set aside
 //! ```
 //!
@@ -27,11 +25,6 @@ pub const FILE_MAX: u64 = 64 << 20;
 pub mod name {
     use super::InfoHash;
 
-    /// What it is and how it was added.
-    pub fn torrent(h: &InfoHash) -> String {
-        format!("{h}.torrent")
-    }
-
     /// Its have-journal.
     pub fn have(h: &InfoHash) -> String {
         format!("{h}.have")
@@ -40,6 +33,11 @@ pub mod name {
     /// A journal on its way to take the other's place.
     pub fn have_new(h: &InfoHash) -> String {
         format!("{h}.have.new")
+    }
+
+    /// The info dictionary of a torrent that was added by a magnet link.
+    pub fn info(h: &InfoHash) -> String {
+        format!("{h}.info")
     }
 
     /// The rest of what the next run should know.

@@ -525,7 +525,7 @@ impl Rig {
                     }
                 }
                 Action::Sync { torrent, .. } => self.disk.sync(torrent),
-                Action::Prefetch { .. } | Action::Note { .. } => {}
+                Action::Prefetch { .. } | Action::SaveMetadata { .. } | Action::Note { .. } => {}
                 Action::Save { torrent, .. } => {
                     let record = self.s.record(self.now, torrent, self.stamps.clone());
                     self.records.extend(record);

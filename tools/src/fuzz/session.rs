@@ -107,7 +107,8 @@ impl World {
                     self.opens.retain(|t| *t != torrent);
                 }
                 Action::Sync { torrent, .. } => self.s.handle(self.now, Input::Synced { torrent, result: Ok(()) }),
-                Action::Wake { .. } | Action::Wanted { .. } | Action::Prefetch { .. } | Action::Note { .. } => {}
+                Action::Wake { .. } | Action::Wanted { .. } | Action::Prefetch { .. } => {}
+                Action::SaveMetadata { .. } | Action::Note { .. } => {}
             }
         }
         while self.s.poll_alert().is_some() {}
