@@ -17,7 +17,7 @@
 use super::extents::{ExtentKey, Pool};
 use super::files::{Files, ReadEnd, Torrent};
 use super::hash::Hasher;
-use super::helper::{Hand, Helper};
+use super::helper::Hand;
 use super::lanes::Lanes;
 use super::map::{WindowKey, Windows};
 use super::plan::{self, Part, PlaceList};
@@ -51,7 +51,7 @@ enum Way {
 impl Disk {
     /// Storage without any torrent, which does everything on the caller's thread.
     pub fn new(config: StorageConfig) -> Self {
-        Self::with_helper(config, Helper::inline().hand())
+        Self::with_helper(config, Hand::alone())
     }
 
     /// Storage without any torrent.
