@@ -22,6 +22,7 @@
 use std::net::{SocketAddr, ToSocketAddrs};
 
 use super::args::{Common, Get, HostPort};
+use super::confine::{self, Needs};
 use super::json::{self, Line};
 use super::signals::{self, Source, Wish};
 use super::{Failure, escape, exit, load, progress, state_dir, term};
@@ -121,10 +122,14 @@ struct Run<'a> {
 pub(super) fn get(opts: &Get, common: &Common) -> Result<u8, Failure> {
     let (metas, mut code) = load_all(opts, common)?;
     let peers = resolve(&opts.peers)?;
-    let mut lp = Loop::new(config(opts)).map_err(|e| Failure::new(code_of(&e), escape(&e.to_string())))?;
-    let signals =
-        Source::new(&mut lp).map_err(|e| Failure::new(exit::ERROR, format!("cannot watch for signals: {e}")))?;
-    super::confine::confine(opts.sandbox);
+    let config = config(opts);
+    let ignored = signals::ignored();
+    let hashes = metas.iter().filter_map(|m| m.info_hash);
+    let known = hashes.map(|h| confine::is_known(config.state_dir.as_deref(), &h.to_string())).all(|known| known);
+    confine::confine(opts.sandbox, &Needs { dir: &opts.dir, state: config.state_dir.as_deref(), known });
+    let mut lp = Loop::new(config).map_err(|e| Failure::new(code_of(&e), escape(&e.to_string())))?;
+    let signals = Source::new(&mut lp, ignored)
+        .map_err(|e| Failure::new(exit::ERROR, format!("cannot watch for signals: {e}")))?;
     let start = lp.now();
     let abilities = term::abilities();
     let show = match abilities.redraw {

@@ -14,7 +14,7 @@
 //! args      arguments -> Opts, pure
 //! load      TORRENT -> Metainfo, with the exit code of each way to fail
 //! get       the download: driver loop, alerts, exit
-//!   confine   privileges that are given up
+//!   confine   privileges that are given up; landlock: file access, the system calls
 //!   signals   INT TERM HUP USR1 WINCH TSTP CONT -> the loop
 //!   progress  statuses -> lines of text, pure
 //!   term      the terminal: its size, the block of lines that is redrawn
@@ -37,6 +37,8 @@ mod check;
 mod confine;
 mod get;
 mod json;
+#[cfg(any(target_os = "linux", target_os = "android"))]
+mod landlock;
 mod load;
 mod logging;
 mod memory;
