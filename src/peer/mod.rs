@@ -144,6 +144,8 @@ pub struct Peer {
     pub granted: Vec<PieceIndex>,
     /// Blocks served from the allowed-fast set.
     pub granted_blocks: u32,
+    /// Requests of it that were not served because we choke it, since we last unchoked it.
+    pub rejects: u32,
     /// Pieces it suggests (BEP 6).
     pub suggested: Vec<PieceIndex>,
     /// Its id for our `upload_only` message, if it takes one.
@@ -228,6 +230,7 @@ impl Peer {
             allowed: Vec::new(),
             granted: Vec::new(),
             granted_blocks: 0,
+            rejects: 0,
             suggested: Vec::new(),
             upload_only_id: 0,
             received: Rate::new(Duration::from_secs(3)),

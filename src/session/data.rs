@@ -17,9 +17,6 @@ use crate::time::Instant;
 use crate::torrent::Torrent;
 use crate::wire::{self, Event, Handshake, HandshakeEvent, PIECE_HEADER_LEN};
 
-/// Payload that is moved to a peer's outbox ahead of its socket.
-const OUTBOX_PAYLOAD: u64 = 1 << 20;
-
 /// What [`Session::feed`] found when it stopped.
 enum Step {
     /// So many bytes were used; go on.
@@ -111,6 +108,7 @@ impl Session {
                 Step::Gone => used = input.len(),
             }
         }
+        self.relieve(now, conn);
         self.kick(now, conn);
         used
     }
@@ -153,7 +151,7 @@ impl Session {
             peer.decoder = decoder;
             // Whatever it is that makes us answer: one that reads none of the answers is not worth the memory.
             if verdict.is_ok() && peer.is_stuck() {
-                verdict = Err(CloseReason::Protocol("asks for more answers than it reads".to_owned()));
+                verdict = Err(CloseReason::Stuck);
             }
         }
         if let Err(why) = verdict {
@@ -312,7 +310,7 @@ impl Session {
         let Some(Conn::Peer(p)) = self.conns.get_mut(conn) else { return None };
         let limited = self.up.rate().is_some();
         while let Some(block) = p.serving.front().copied() {
-            if p.outbox.payload_len() >= OUTBOX_PAYLOAD {
+            if p.outbox.payload_len() >= limits::OUTBOX_PAYLOAD {
                 break;
             }
             if limited && (!self.up_turns.may(now, conn) || self.up.available(now) == 0) {

@@ -13,6 +13,7 @@
 use super::exchange::{Verdict, breach};
 use super::picker::{Pick, Speed, Taken};
 use super::*;
+use crate::config::limits;
 use crate::id::BLOCK_LEN;
 use crate::peer::{Asked, Receiving};
 use crate::wire::Message;
@@ -21,8 +22,6 @@ use crate::wire::Message;
 const STALLED: Duration = Duration::from_secs(2);
 /// Pause before asking a peer again that has refused a request.
 const HOLD: Duration = Duration::from_secs(1);
-/// Blocks that nobody asked for until the peer is closed.
-const UNASKED_MAX: u32 = 32;
 /// A torrent that has become complete is saved after this.
 const SAVE_COMPLETE: Duration = Duration::from_secs(1);
 
@@ -133,8 +132,8 @@ impl Torrent {
         let asked = peer.asked.front().is_some_and(|a| a.block == block) || peer.has_asked(&block);
         if !asked && peer.withdrawn == 0 {
             peer.unasked += 1;
-            if peer.unasked > UNASKED_MAX {
-                return Err(breach(format!("{UNASKED_MAX} blocks that nobody asked for")));
+            if peer.unasked > limits::UNASKED {
+                return Err(breach(format!("{} blocks that nobody asked for", limits::UNASKED)));
             }
         }
         let expected = asked || peer.withdrawn > 0;
@@ -319,15 +318,24 @@ impl Torrent {
         if let ([only], false) = (&senders[..], strays) {
             self.ban(cx, *only);
         } else if let Some(digests) = blocks {
-            let suspects =
-                sent.iter().zip(digests).map(|(tag, d)| (tag.unwrap_or(PeerTag::new(u32::MAX)), *d)).collect();
-            self.suspects.insert(piece, suspects);
+            let of = |(tag, d): (&Option<PeerTag>, &[u8; 20])| (tag.unwrap_or(PeerTag::new(u32::MAX)), *d);
+            self.suspects.remove(&piece);
+            while self.suspects.values().map(Vec::len).sum::<usize>() + sent.len() > limits::SUSPECTS {
+                self.suspects.pop_first();
+            }
+            self.suspects.insert(piece, sent.iter().zip(digests).map(of).collect());
         }
         if senders.len() > 1 {
             self.picker.fetch_alone(piece);
         }
         self.kick = true;
         self.kick_idle(cx);
+    }
+
+    /// Digests that are kept for blame.
+    #[cfg(test)]
+    pub(crate) fn suspected(&self) -> usize {
+        self.suspects.values().map(Vec::len).sum()
     }
 
     /// What had come of this piece, or of all that are not verified, could not be written.
@@ -372,10 +380,10 @@ impl Torrent {
         log::warn!("peer {addr}: banned for bad data");
         cx.stats.banned += 1;
         cx.alerts.push_back(Alert::PeerBanned { torrent: self.key, addr });
-        // By host: the connection may go by another of its addresses by now.
-        let host = addr.ip();
+        // By network: the connection may go by another of its addresses by now.
+        let host = swarm::network(addr.ip());
         let there =
-            |c: &ConnKey| cx.conns.get(*c).and_then(Conn::peer).is_some_and(|p| p.addr.ip().to_canonical() == host);
+            |c: &ConnKey| cx.conns.get(*c).and_then(Conn::peer).is_some_and(|p| swarm::network(p.addr.ip()) == host);
         let guilty: Vec<_> = self.peers.iter().copied().filter(there).collect();
         for conn in guilty {
             self.close(cx, conn, CloseReason::Banned);
