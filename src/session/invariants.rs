@@ -32,7 +32,8 @@ impl Session {
             held += control;
             if p.is_live() {
                 let t = p.torrent.and_then(|k| self.torrents.get(k)).expect("a live peer has a torrent");
-                assert_eq!(p.have.len(), t.layout.pieces());
+                assert_eq!(p.have.len(), if t.is_active() { t.layout.pieces() } else { 0 });
+                assert!(p.info_wanted.len() <= limits::METADATA_REQUESTS);
             }
         }
         assert!(held <= limits::OUTBOX_TOTAL + limits::OUTBOX, "{held} control bytes wait");

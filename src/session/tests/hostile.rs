@@ -156,7 +156,7 @@ fn t29_extension_dictionaries() {
         let asks = rig.p(conn).target();
         assert!((1..=limits::REQUESTS_OUT).contains(&asks), "{asks}");
     }
-    assert_eq!(rig.p(conn).upload_only_id, 0);
+    assert_eq!(rig.p(conn).ext.get(crate::wire::Ext::UploadOnly), None);
     assert!(rig.s.memory_of(conn) <= memory + 64, "nothing of it is kept");
 }
 

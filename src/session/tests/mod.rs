@@ -9,6 +9,7 @@ mod hostile;
 mod joining;
 mod life;
 mod limits;
+mod magnet;
 mod pieces;
 mod predicted;
 mod rig;
