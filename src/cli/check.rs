@@ -113,6 +113,8 @@ fn look(
                     DiskErrorKind::Missing | DiskErrorKind::Truncated => {}
                     _ => found.error = Some(failed(&error).text),
                 },
+                // Nothing is written here.
+                Done::Synced { .. } => continue,
             }
             done += 1;
             waiting -= 1;

@@ -22,9 +22,10 @@ use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd, RawFd};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use mio::event::{Event, Source};
-use mio::{Events, Interest, Poll, Token};
+use mio::{Events, Interest, Poll, Token, Waker};
 
 use crate::api::{Action, Add, Alert, CloseReason, FileStamp, Input};
 use crate::config::{Config, limits};
@@ -32,6 +33,7 @@ use crate::error::Error;
 use crate::id::{ConnKey, FileIndex, TorrentKey};
 use crate::pump::{self, Buffers, Outcome};
 use crate::session::Session;
+use crate::storage::helper::Helper;
 use crate::storage::{Disk, Done, OpenSpec, Storage, StorageConfig};
 use crate::time::{Duration, Instant, earlier};
 use link::Link;
@@ -49,7 +51,9 @@ const LISTEN_FIRST: usize = DNS_FIRST + DNS_COUNT;
 const LISTEN_COUNT: usize = 64;
 const UDP_FIRST: usize = LISTEN_FIRST + LISTEN_COUNT;
 const UDP_COUNT: usize = 2;
-const FOREIGN_FIRST: usize = UDP_FIRST + UDP_COUNT;
+/// The helper is through with something.
+const HELPER: usize = UDP_FIRST + UDP_COUNT;
+const FOREIGN_FIRST: usize = HELPER + 1;
 
 /// Bytes hashed and written in one turn.
 const WORK: usize = 4 << 20;
@@ -160,6 +164,8 @@ pub struct Loop {
     disk_more: bool,
     foreign: VecDeque<Token>,
     foreign_count: usize,
+    /// Dropped last: what the others have given it is done by then.
+    _helper: Helper,
 }
 
 impl Loop {
@@ -178,13 +184,23 @@ impl Loop {
         let word = u64::from_le_bytes(seed[..8].try_into().expect("eight bytes"));
         let resolver = DnsResolver::new(poll.registry().try_clone()?, DNS_FIRST, DNS_COUNT, word.rotate_left(17))?;
         let state = config.state_dir.map(StateDir::open).transpose()?;
+        let helper = match config.storage.helper {
+            true => {
+                let waker = Waker::new(poll.registry(), Token(HELPER))?;
+                Helper::threaded(Arc::new(move || {
+                    // It fails only when the poll is gone, and then nobody waits.
+                    let _ = waker.wake();
+                }))
+            }
+            false => Helper::inline(),
+        };
         Ok(Self {
             poll,
             events: Events::with_capacity(256),
             start: std::time::Instant::now(),
             now: Instant::ZERO,
             session,
-            disk: Disk::new(config.storage),
+            disk: Disk::with_helper(config.storage, helper.hand()),
             links: Vec::new(),
             ready: VecDeque::new(),
             held: (Vec::new(), None),
@@ -200,6 +216,7 @@ impl Loop {
             disk_more: false,
             foreign: VecDeque::new(),
             foreign_count: 0,
+            _helper: helper,
         })
     }
 
@@ -357,6 +374,8 @@ impl Loop {
     fn on_event(&mut self, event: &Event) {
         match event.token().0 {
             token if token >= FOREIGN_FIRST => self.foreign.push_back(event.token()),
+            // The disk is asked every turn.
+            HELPER => {}
             token if token >= UDP_FIRST => self.udp.on_ready(token - UDP_FIRST),
             token if token >= LISTEN_FIRST => self.accept_all(),
             token if token >= DNS_FIRST => self.resolver.on_ready(self.now, event.token()),
@@ -670,6 +689,8 @@ impl Loop {
                     }
                     pump::disk_failed(&mut self.session, self.now, torrent, &error);
                 }
+                // Nobody asks for it yet.
+                Done::Synced { .. } => {}
             }
             self.carry_out();
         }

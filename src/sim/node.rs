@@ -340,6 +340,8 @@ impl Node {
                     self.session.handle(net.now, Input::Hashed { torrent, piece, ok, blocks });
                 }
                 Done::Failed { torrent, error, .. } => pump::disk_failed(&mut self.session, net.now, torrent, &error),
+                // Nobody asks for it here yet.
+                Done::Synced { .. } => {}
             }
             self.carry_out(net);
         }

@@ -17,9 +17,11 @@
 use super::extents::{ExtentKey, Pool};
 use super::files::{Files, ReadEnd, Torrent};
 use super::hash::Hasher;
+use super::helper::Hand;
 use super::lanes::Lanes;
 use super::map::{WindowKey, Windows};
 use super::plan::{self, Part, PlaceList};
+use super::sync::Syncs;
 use super::{DiskError, DiskErrorKind, Done, FileStat, IoVecs, Lane, OpenSpec, Storage, StorageConfig};
 use crate::id::{Block, FileIndex, PieceIndex, TorrentKey};
 use crate::torrent::layout::{Layout, Span};
@@ -32,8 +34,11 @@ pub struct Disk {
     lane: Lane,
     pub(super) files: Files,
     pub(super) pool: Pool,
-    windows: Windows,
+    pub(super) windows: Windows,
     pub(super) hasher: Hasher,
+    pub(super) syncs: Syncs,
+    pub(super) hand: Hand,
+    jobs: u64,
 }
 
 /// Where one stretch of a piece's bytes goes when it is downloaded.
@@ -44,15 +49,47 @@ enum Way {
 }
 
 impl Disk {
-    /// Storage without any torrent.
+    /// Storage without any torrent, which does everything on the caller's thread.
     pub fn new(config: StorageConfig) -> Self {
+        Self::with_helper(config, Hand::alone())
+    }
+
+    /// Storage without any torrent.
+    pub fn with_helper(config: StorageConfig, hand: Hand) -> Self {
         Self {
             lane: if config.lane == Lane::Auto { Lane::Gather } else { config.lane },
             files: Files::new(config.max_open_files, config.backend, config.allocate),
             pool: Pool::new(config.gather_limit),
             windows: Windows::new(config.window, config.map_limit),
             hasher: Hasher::new(Lanes::new(config.hash_lanes)),
+            syncs: Syncs::default(),
+            hand,
+            jobs: 0,
         }
+    }
+
+    /// A name for the next of the helper's jobs.
+    pub(super) fn next_job(&mut self) -> u64 {
+        self.jobs += 1;
+        self.jobs
+    }
+
+    /// Takes what the helper has done, or does some of it. True when there is more to do at once.
+    fn step_helper(&mut self) -> bool {
+        let more = self.hand.work();
+        let mut any = false;
+        while let Some((id, result)) = self.hand.poll() {
+            any = true;
+            if !self.sync_over(id, &result) {
+                if let Err(e) = result {
+                    log::debug!("a call whose torrent is gone: {e}");
+                }
+            }
+        }
+        if any || !self.syncs.is_empty() {
+            self.step_syncs();
+        }
+        more || (!self.hand.is_threaded() && !self.syncs.is_empty())
     }
 
     fn layout(&self, t: TorrentKey) -> Result<Arc<Layout>, DiskError> {
@@ -200,6 +237,7 @@ impl Disk {
         }
         self.hasher.forget(t, None);
         self.hasher.forget_done(t);
+        self.syncs.forget(t);
         self.windows.drop_of(t, None);
         self.files.remove(t)
     }
@@ -530,6 +568,7 @@ impl Storage for Disk {
     }
 
     fn work(&mut self, budget: usize) -> bool {
+        let more = self.step_helper();
         if self.hasher.idle() {
             if self.hasher.landed == 0 && self.pool.is_empty() {
                 self.pool.trim();
@@ -538,9 +577,9 @@ impl Storage for Disk {
                 self.files.release_folders();
             }
             self.hasher.landed = 0;
-            return false;
+            return more;
         }
-        self.run(budget)
+        self.run(budget) || more
     }
 
     fn lend(&mut self, t: TorrentKey, block: Block, at: u32, max: u32, out: &mut PlaceList) -> Result<u32, DiskError> {
@@ -596,8 +635,10 @@ impl Storage for Disk {
         self.flush_all(t)
     }
 
-    fn sync(&mut self, t: TorrentKey) -> Result<(), DiskError> {
-        self.files.sync(t)
+    fn sync(&mut self, t: TorrentKey) {
+        if self.files.expect(t).is_ok() {
+            self.begin_sync(t);
+        }
     }
 
     fn file_stat(&mut self, t: TorrentKey, file: FileIndex) -> Option<FileStat> {

@@ -52,6 +52,8 @@ pub(super) struct Torrent {
     pub(super) layout: Arc<Layout>,
     dir: PathBuf,
     dir_made: bool,
+    /// Folders that names were made in since the last sync.
+    new_names: BTreeSet<String>,
     files: Box<[FileState]>,
 }
 
@@ -68,7 +70,8 @@ struct Folder {
 struct Open {
     t: TorrentKey,
     file: FileIndex,
-    handle: File,
+    /// Shared with what the helper is doing to it.
+    handle: Arc<File>,
     write: bool,
     kind: FsKind,
     used: u64,
@@ -117,7 +120,8 @@ impl Files {
             self.torrents.resize_with(t.index() + 1, || None);
         }
         let files = vec![FileState::default(); layout.files().len()].into_boxed_slice();
-        self.torrents[t.index()] = Some(Torrent { key: t, layout, dir, dir_made: false, files });
+        self.torrents[t.index()] =
+            Some(Torrent { key: t, layout, dir, dir_made: false, new_names: BTreeSet::new(), files });
     }
 
     pub(super) fn get(&self, t: TorrentKey) -> Option<&Torrent> {
@@ -151,6 +155,11 @@ impl Files {
         self.get(t).map_or_else(PathBuf::new, |x| x.path(file))
     }
 
+    /// The same of a folder.
+    pub(super) fn path_of(&self, t: TorrentKey, folder: &str) -> PathBuf {
+        self.get(t).map_or_else(PathBuf::new, |x| x.dir.join(folder))
+    }
+
     fn error(&self, e: &io::Error, t: TorrentKey, file: FileIndex, op: &'static str) -> DiskError {
         DiskError::io(e, self.path(t, file), op)
     }
@@ -163,17 +172,14 @@ impl Files {
         }
     }
 
-    /// Closes the descriptors that have not been used the longest until at most `most` are open.
+    /// Closes the descriptors that have not been used the longest until at most `most` are open. Those of dirty files
+    /// go last: an error of writing them is told once to each descriptor that was open then.
     fn close_down_to(&mut self, most: usize) {
-        loop {
-            let live = self.open.iter().enumerate().filter_map(|(i, o)| Some((i, o.as_ref()?.used)));
-            let (n, oldest) = live.fold((0, None), |(n, old): (usize, Option<(usize, u64)>), o| {
-                (n + 1, if old.is_some_and(|old| old.1 <= o.1) { old } else { Some(o) })
-            });
-            match oldest {
-                Some((slot, _)) if n > most => self.close_slot(slot),
-                _ => return,
-            }
+        while self.open.iter().flatten().count() > most {
+            let dirty = |o: &Open| self.get(o.t).is_some_and(|x| x.files[o.file.idx()].dirty);
+            let live = self.open.iter().enumerate().filter_map(|(i, o)| Some((i, o.as_ref()?)));
+            let Some((slot, _)) = live.min_by_key(|(_, o)| (dirty(o), o.used)) else { return };
+            self.close_slot(slot);
         }
     }
 
@@ -203,7 +209,7 @@ impl Files {
             _ => sys::fs_kind(&handle),
         };
         self.volume = Some((volume, kind));
-        let open = Some(Open { t, file, handle, write, kind, used: count });
+        let open = Some(Open { t, file, handle: Arc::new(handle), write, kind, used: count });
         let slot = match self.open.iter().position(Option::is_none) {
             Some(slot) => slot,
             None => {
@@ -224,7 +230,7 @@ impl Files {
         let Some(f) = layout.files().get(file.idx()) else {
             return Err(DiskError::new(DiskErrorKind::Other, self.path(t, file), "find file"));
         };
-        let flags = libc::O_NONBLOCK | if write { libc::O_RDWR | libc::O_CREAT } else { libc::O_RDONLY };
+        let flags = libc::O_NONBLOCK | if write { libc::O_RDWR } else { libc::O_RDONLY };
         let mode = if f.executable { 0o777 } else { 0o666 };
         let (parent, name) = split(&f.path);
         let mut r = Err(sys::errno(libc::ENOENT));
@@ -232,6 +238,7 @@ impl Files {
         if let Some(dir) = held {
             r = sys::open_in(dir, name, flags, mode);
         }
+        let mut made = false;
         // A folder that was held may have been deleted and made anew meanwhile.
         if held.is_none() || (write && r.is_err()) {
             held = None;
@@ -246,7 +253,14 @@ impl Files {
             }
             let fd = found.map_err(|e| self.error(&e, t, file, "open"))?;
             r = sys::open_in(fd.as_fd(), name, flags, mode);
+            if write && r.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::NotFound) {
+                r = sys::open_in(fd.as_fd(), name, flags | libc::O_CREAT, mode);
+                made = r.is_ok();
+            }
             self.hold_folder(t, parent, fd);
+        }
+        if made {
+            self.note_name(t, parent);
         }
         let handle = File::from(r.map_err(|e| self.error(&e, t, file, "open"))?);
         match handle.metadata() {
@@ -287,6 +301,19 @@ impl Files {
         }
         torrent.dir_made |= r.is_ok();
         r.map_err(|e| DiskError::io(&e, &torrent.dir, "open folder"))
+    }
+
+    /// A name was made in this folder: it, and those it is in, are to be synced.
+    fn note_name(&mut self, t: TorrentKey, folder: &str) {
+        let Some(torrent) = self.torrents.get_mut(t.index()).and_then(Option::as_mut).filter(|x| x.key == t) else {
+            return;
+        };
+        let above = Path::new(folder).ancestors().filter_map(Path::to_str);
+        for path in above {
+            if !torrent.new_names.insert(path.into()) {
+                break; // and so are those above it
+            }
+        }
     }
 
     fn handle(&self, slot: usize) -> &File {
@@ -467,35 +494,43 @@ impl Files {
         Ok(())
     }
 
-    /// Waits until everything written is on the device.
-    pub(super) fn sync(&mut self, t: TorrentKey) -> Result<(), DiskError> {
-        let n = self.expect(t)?.files.len();
-        let mut first = Ok(());
-        for file in (0..n as u32).map(FileIndex::new) {
-            if !self.state(t, file).is_some_and(|s| s.dirty) {
-                continue;
-            }
-            // A file whose descriptor was closed meanwhile is opened anew: the kernel tells a new descriptor of an
-            // error that nobody has been told yet.
-            let r = self
-                .slot(t, file, false)
-                .and_then(|slot| self.handle(slot).sync_data().map_err(|e| self.error(&e, t, file, "sync")));
-            match r {
-                Ok(()) => {
-                    if let Some(s) = self.state(t, file) {
-                        s.dirty = false;
-                    }
-                }
-                Err(e) => {
-                    first = first.and(Err(e));
-                    let slot = self.state(t, file).map_or(0, |s| s.slot) as usize;
-                    if slot > 0 {
-                        self.close_slot(slot - 1);
-                    }
-                }
-            }
+    /// Files that were written and folders that names were made in since this was last asked. They count as clean now.
+    pub(super) fn take_dirty(&mut self, t: TorrentKey) -> (Vec<FileIndex>, BTreeSet<String>) {
+        let Some(torrent) = self.torrents.get_mut(t.index()).and_then(Option::as_mut).filter(|x| x.key == t) else {
+            return Default::default();
+        };
+        let files = (0u32..).map(FileIndex::new).zip(&mut torrent.files);
+        let dirty = files.filter_map(|(i, s)| std::mem::take(&mut s.dirty).then_some(i)).collect();
+        (dirty, std::mem::take(&mut torrent.new_names))
+    }
+
+    /// A file's descriptor, to be used elsewhere: it stays open for as long as it is used.
+    pub(super) fn shared(&mut self, t: TorrentKey, file: FileIndex, write: bool) -> Result<Arc<File>, DiskError> {
+        let slot = self.slot(t, file, write)?;
+        // As in `handle`.
+        Ok(Arc::clone(&self.open[slot].as_ref().expect("a slot that was just looked up is open").handle))
+    }
+
+    /// A folder below the download folder, open for a sync.
+    pub(super) fn folder(&mut self, t: TorrentKey, path: &str) -> Result<File, DiskError> {
+        let dir = self.dir(t, false)?;
+        let fd = sys::open_folder_beneath(dir.as_fd(), path).and_then(|fd| sys::reopen_folder(fd.as_fd()));
+        fd.map(File::from).map_err(|e| DiskError::io(&e, self.path_of(t, path), "open folder"))
+    }
+
+    /// A file's sync failed: what its pages hold need not be what the device holds. A new descriptor is to read it, the
+    /// pages are to be read again, and it is still to be synced.
+    pub(super) fn distrust(&mut self, t: TorrentKey, file: FileIndex) {
+        let slot = self.state(t, file).map_or(0, |s| s.slot) as usize;
+        if slot > 0 {
+            self.close_slot(slot - 1);
         }
-        first
+        if let Ok(slot) = self.slot(t, file, false) {
+            sys::drop_cache(self.handle(slot));
+        }
+        if let Some(s) = self.state(t, file) {
+            s.dirty = true;
+        }
     }
 
     pub(super) fn stat(&mut self, t: TorrentKey, file: FileIndex) -> Option<FileStat> {

@@ -111,7 +111,7 @@ impl Hasher {
     /// Forgets results of a torrent that is gone.
     pub(super) fn forget_done(&mut self, t: TorrentKey) {
         self.done.retain(|d| match d {
-            Done::Hashed { torrent, .. } | Done::Failed { torrent, .. } => *torrent != t,
+            Done::Hashed { torrent, .. } | Done::Failed { torrent, .. } | Done::Synced { torrent, .. } => *torrent != t,
         });
     }
 

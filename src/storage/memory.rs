@@ -136,7 +136,7 @@ impl Storage for Memory {
     fn close(&mut self, t: TorrentKey) -> Result<(), DiskError> {
         self.jobs.retain(|j| j.t != t);
         self.done.retain(|d| match d {
-            Done::Hashed { torrent, .. } | Done::Failed { torrent, .. } => *torrent != t,
+            Done::Hashed { torrent, .. } | Done::Failed { torrent, .. } | Done::Synced { torrent, .. } => *torrent != t,
         });
         self.layouts.remove(&t);
         Ok(())
@@ -209,8 +209,8 @@ impl Storage for Memory {
     fn flush(&mut self, _t: TorrentKey) -> Result<(), DiskError> {
         Ok(())
     }
-    fn sync(&mut self, _t: TorrentKey) -> Result<(), DiskError> {
-        Ok(())
+    fn sync(&mut self, t: TorrentKey) {
+        self.done.push_back(Done::Synced { torrent: t, result: Ok(()) });
     }
     fn file_stat(&mut self, _t: TorrentKey, _file: FileIndex) -> Option<FileStat> {
         None

@@ -1,8 +1,8 @@
 //! Where payload rests: files, buffers and windows, and the hashing of pieces.
 //!
 //! [`Storage`] is what the pump sees; [`Disk`] keeps torrents in files, [`Memory`] keeps them in
-//! memory for tests and the simulator. Everything is named by torrent and piece. There are no
-//! threads, no callbacks and no clock: results are asked for with [`Storage::poll_done`].
+//! memory for tests and the simulator. Everything is named by torrent and piece. Nothing is called back: results
+//! are asked for with [`Storage::poll_done`]. Calls that may stand in a disk's queue are left to the [`helper`].
 //!
 //! # How the pump drives it
 //!
@@ -51,11 +51,13 @@ mod error;
 mod extents;
 mod files;
 mod hash;
+pub mod helper;
 mod iov;
 pub mod lanes;
 mod map;
 mod memory;
 mod plan;
+mod sync;
 mod sys;
 #[cfg(test)]
 mod tests;
@@ -129,6 +131,8 @@ pub struct StorageConfig {
     pub max_open_files: usize,
     /// Whether space is taken before bytes come.
     pub allocate: Allocate,
+    /// Calls that may block are done by a thread of their own, and not in slices between other work.
+    pub helper: bool,
     /// Pieces hashed at once, 1 to 4. Counts only where the processor has SHA instructions.
     pub hash_lanes: usize,
 }
@@ -143,6 +147,7 @@ impl Default for StorageConfig {
             gather_limit: 16 << 20,
             max_open_files: 128,
             allocate: Allocate::Full,
+            helper: true,
             hash_lanes: 4,
         }
     }
@@ -193,6 +198,15 @@ pub enum Done {
         piece: Option<PieceIndex>,
         /// File and cause.
         error: DiskError,
+    },
+    /// What [`Storage::sync`] asked for is over.
+    Synced {
+        /// The torrent.
+        torrent: TorrentKey,
+        /// Whether everything reported good before the call is on the device. After an error nothing that was
+        /// written since the last success may be believed until it has been read again: a second sync can well
+        /// succeed without the bytes being there. Descriptors and cache of the files concerned have been renewed.
+        result: Result<(), DiskError>,
     },
 }
 
@@ -269,9 +283,9 @@ pub trait Storage {
     /// Writes out the valid ranges of unfinished pieces and empties their buffers.
     fn flush(&mut self, t: TorrentKey) -> Result<(), DiskError>;
 
-    /// Waits until everything written of the torrent is on the device. After an error, nothing written since the last
-    /// success may be believed: a second call can well succeed without the bytes being there.
-    fn sync(&mut self, t: TorrentKey) -> Result<(), DiskError>;
+    /// Asks that everything reported good so far be brought to the device; the answer is [`Done::Synced`], unless the
+    /// torrent is closed before. At most one a torrent is under way; asking again meanwhile is answered by itself.
+    fn sync(&mut self, t: TorrentKey);
 
     /// What the file system says about a file; `None` when it is not there or not a plain file.
     fn file_stat(&mut self, t: TorrentKey, file: FileIndex) -> Option<FileStat>;

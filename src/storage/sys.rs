@@ -90,6 +90,11 @@ pub(super) fn open_folder_beneath(dir: BorrowedFd<'_>, path: &str) -> io::Result
     }
 }
 
+/// A folder that was opened as a place only, opened so that it can be synced.
+pub(super) fn reopen_folder(dir: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    openat(dir, OsStr::new("."), libc::O_RDONLY | libc::O_DIRECTORY, 0)
+}
+
 /// Opens the file of that name, one plain component, in a folder. A link is not followed.
 pub(super) fn open_in(dir: BorrowedFd<'_>, name: &str, flags: libc::c_int, mode: u32) -> io::Result<OwnedFd> {
     let name = single(name)?;
@@ -294,6 +299,28 @@ pub(super) fn will_need(file: &File, at: u64, len: u64) {
     }
     #[cfg(not(any(target_os = "linux", target_os = "android")))]
     let _ = (file, at, len);
+}
+
+/// Has the kernel begin to write what is dirty of a file, so that the sync behind it finds less to do. A hint.
+pub(super) fn start_writeback(file: &File) {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    // SAFETY: an open descriptor and numbers; 0 bytes from 0 on is all of the file.
+    unsafe {
+        libc::sync_file_range(file.as_raw_fd(), 0, 0, libc::SYNC_FILE_RANGE_WRITE);
+    }
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    let _ = file;
+}
+
+/// Has the kernel forget what it has cached of a file, as far as that is clean. A hint.
+pub(super) fn drop_cache(file: &File) {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    // SAFETY: an open descriptor and numbers; 0 bytes from 0 on is all of the file.
+    unsafe {
+        libc::posix_fadvise64(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED);
+    }
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    let _ = file;
 }
 
 #[cfg(test)]

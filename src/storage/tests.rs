@@ -140,6 +140,13 @@ impl<S: Storage> Rig<S> {
         }
         std::iter::from_fn(|| self.s.poll_done()).collect()
     }
+    fn sync(&mut self) -> Result<(), DiskError> {
+        self.s.sync(T);
+        match &self.settle()[..] {
+            [Done::Synced { torrent: T, result }] => result.clone(),
+            done => panic!("{done:?}"),
+        }
+    }
     /// All results are good; the pieces in order.
     fn good(&mut self) -> Vec<u32> {
         let mut pieces: Vec<u32> = self.settle().iter().map(good).collect();
@@ -253,7 +260,7 @@ fn every_lane_leaves_the_same_bytes_on_disk() {
         }
         assert!(rig.recheck_all().iter().all(|ok| *ok));
         rig.s.invariants();
-        rig.s.sync(T).unwrap();
+        assert_eq!(rig.sync(), Ok(()));
         let stat = rig.s.file_stat(T, FileIndex::new(4)).unwrap();
         let m = fs::metadata(dir.join("t/c")).unwrap();
         assert_eq!((stat.len, stat.mtime, stat.inode), (400_000, m.mtime(), m.ino()));
@@ -528,7 +535,51 @@ fn few_descriptors_for_many_files() {
         assert!(rig.s.files.open_count() <= 2);
     }
     assert_files(&layout, &rig.data, tmp.path());
-    rig.s.sync(T).unwrap();
+    assert_eq!(rig.sync(), Ok(()));
+    assert!(rig.s.files.open_count() <= 2);
+    assert_eq!(rig.sync(), Ok(()), "nothing is left to do");
+}
+
+#[test]
+fn a_sync_answers_once_for_each_call_and_names_the_file_that_failed() {
+    let files: Vec<String> = (0..12).map(|i| format!("d{}/f{i}", i % 3)).collect();
+    let files: Vec<(&str, u64)> = files.iter().map(|n| (n.as_str(), 10_000)).collect();
+    let (tmp, layout) = (TempDir::new(), layout(32_768, &files));
+    let (tx, woken) = std::sync::mpsc::channel();
+    let tx = std::sync::Mutex::new(tx);
+    let helper = helper::Helper::threaded(Arc::new(move || tx.lock().unwrap().send(()).unwrap_or(())));
+    let config = StorageConfig { max_open_files: 2, ..config(Lane::Gather) };
+    let mut rig = Rig::new(Disk::with_helper(config, helper.hand()), &layout, tmp.path());
+    for i in 0..layout.pieces() {
+        rig.receive_piece(i);
+        rig.hash(i);
+    }
+    assert_eq!(rig.good().len(), layout.pieces() as usize);
+    let answers = |rig: &mut Rig<Disk>, n: usize| {
+        let mut answers = Vec::new();
+        while answers.len() < n {
+            woken.recv().unwrap();
+            rig.s.work(0);
+            answers.extend(std::iter::from_fn(|| rig.s.poll_done()));
+        }
+        answers
+    };
+    let fine = Done::Synced { torrent: T, result: Ok(()) };
+    // The second call comes while the first is under way.
+    rig.s.sync(T);
+    rig.s.sync(T);
+    assert_eq!(answers(&mut rig, 2), [fine.clone(), fine.clone()]);
+    // Written again, and gone by the time it is to be synced: no descriptor is left of the first of so many.
+    let data = rig.data.clone();
+    rig.s.files.write_at(T, 0, &data).unwrap();
+    fs::remove_file(tmp.path().join("d0/f0")).unwrap();
+    rig.s.sync(T);
+    let [Done::Synced { result: Err(e), .. }] = &answers(&mut rig, 1)[..] else { panic!("a lost file is synced") };
+    assert_eq!((e.kind, &e.path), (DiskErrorKind::Missing, &tmp.path().join("d0/f0")));
+    // What failed is still to be synced; the others are.
+    rig.s.files.write_at(T, 0, &data[..10_000]).unwrap();
+    rig.s.sync(T);
+    assert_eq!(answers(&mut rig, 1), [fine]);
 }
 
 #[test]

@@ -557,6 +557,7 @@ impl Rig {
                         self.s.handle(self.now, Input::PieceLost { torrent, piece });
                         pump::disk_failed(&mut self.s, self.now, torrent, &error);
                     }
+                    Done::Synced { .. } => {}
                 }
                 self.actions();
             }

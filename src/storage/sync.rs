@@ -1,0 +1,165 @@
+//! Syncing: a torrent's written files are brought to the device, one after the other, by the helper.
+//!
+//! ```text
+//!   sync(t) ─▶ its dirty files, and the folders of new ones ─▶ a few jobs at a time ─▶ Done::Synced
+//!                                                                   └─ failed: descriptor closed, cache dropped
+//! ```
+//!
+//! A failed sync is told once per open file, by whoever asks first; the pages behind it are clean afterwards, whatever
+//! the device holds. So after a failure the descriptor is closed, the windows are unmapped, the cached pages are
+//! dropped, and whoever asked must believe nothing since the last success until it has been read again.
+//!
+//! What it does not do: choose when, or know which pieces are concerned.
+//!
+//! Invariants: at most one sync is under way a torrent, and [`AT_ONCE`] of its files; a file that is written while
+//! its sync is under way is dirty again.
+
+use super::disk::Disk;
+use super::files::Files;
+use super::{DiskError, Done, sys};
+use crate::id::{FileIndex, TorrentKey};
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+
+/// Files handed to the helper at once: enough to keep it busy, few enough for its queue.
+const AT_ONCE: usize = 4;
+
+/// What is synced.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum Item {
+    File(FileIndex),
+    /// A folder below the download folder, which new names were made in.
+    Folder(String),
+}
+
+#[derive(Debug)]
+struct Sync {
+    t: TorrentKey,
+    wait: VecDeque<Item>,
+    under_way: Vec<(u64, Item)>,
+    failed: Option<DiskError>,
+    /// It was asked for once more meanwhile.
+    again: bool,
+}
+
+/// The syncs under way.
+#[derive(Default, Debug)]
+pub(super) struct Syncs(Vec<Sync>);
+
+impl Syncs {
+    pub(super) fn forget(&mut self, t: TorrentKey) {
+        self.0.retain(|s| s.t != t);
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// What there is to sync: dirty files count as clean from now on, so that a write that comes meanwhile shows.
+fn collect(files: &mut Files, t: TorrentKey) -> VecDeque<Item> {
+    let (dirty, folders) = files.take_dirty(t);
+    dirty.into_iter().map(Item::File).chain(folders.into_iter().map(Item::Folder)).collect()
+}
+
+impl Disk {
+    pub(super) fn begin_sync(&mut self, t: TorrentKey) {
+        if let Some(s) = self.syncs.0.iter_mut().find(|s| s.t == t) {
+            s.again = true;
+            return;
+        }
+        let wait = collect(&mut self.files, t);
+        self.syncs.0.push(Sync { t, wait, under_way: Vec::new(), failed: None, again: false });
+        self.step_syncs();
+    }
+
+    /// Hands over what can be, and reports what is over.
+    pub(super) fn step_syncs(&mut self) {
+        let mut syncs = std::mem::take(&mut self.syncs.0);
+        syncs.retain_mut(|s| {
+            loop {
+                while s.under_way.len() < AT_ONCE {
+                    let Some(item) = s.wait.pop_front() else { break };
+                    if let Err(item) = self.submit_sync(s, item) {
+                        s.wait.push_front(item);
+                        break;
+                    }
+                }
+                if !s.under_way.is_empty() || !s.wait.is_empty() {
+                    return true;
+                }
+                let result = s.failed.take().map_or(Ok(()), Err);
+                self.hasher.done.push_back(Done::Synced { torrent: s.t, result });
+                if std::mem::take(&mut s.again) {
+                    s.wait = collect(&mut self.files, s.t);
+                    continue;
+                }
+                return false;
+            }
+        });
+        debug_assert!(self.syncs.0.is_empty());
+        self.syncs.0 = syncs;
+    }
+
+    /// The item comes back when the helper's queue is full.
+    fn submit_sync(&mut self, s: &mut Sync, item: Item) -> Result<(), Item> {
+        let opened = match &item {
+            // A file whose descriptor was closed meanwhile is opened anew: the kernel tells a new descriptor of an
+            // error that nobody has been told yet.
+            Item::File(file) => self.files.shared(s.t, *file, false),
+            Item::Folder(path) => self.files.folder(s.t, path).map(Arc::new),
+        };
+        let handle = match opened {
+            Ok(handle) => handle,
+            Err(e) => {
+                self.sync_failed(s, &item, e);
+                return Ok(());
+            }
+        };
+        let id = self.next_job();
+        let is_file = matches!(item, Item::File(_));
+        let job = move || {
+            if is_file {
+                sys::start_writeback(&handle);
+                return handle.sync_data();
+            }
+            // Not every file system lets a folder be synced, and those have nothing to sync.
+            handle.sync_all().or_else(|e| if e.raw_os_error() == Some(libc::EINVAL) { Ok(()) } else { Err(e) })
+        };
+        if self.hand.submit(id, Box::new(job)).is_err() {
+            return Err(item);
+        }
+        s.under_way.push((id, item));
+        Ok(())
+    }
+
+    /// The helper is through with a file. False: the job was no sync that is still wanted.
+    pub(super) fn sync_over(&mut self, id: u64, result: &io::Result<()>) -> bool {
+        let mut syncs = std::mem::take(&mut self.syncs.0);
+        let mut found = false;
+        for s in &mut syncs {
+            let Some(i) = s.under_way.iter().position(|u| u.0 == id) else { continue };
+            let (_, item) = s.under_way.swap_remove(i);
+            found = true;
+            if let Err(e) = result {
+                let path = match &item {
+                    Item::File(file) => self.files.path(s.t, *file),
+                    Item::Folder(path) => self.files.path_of(s.t, path),
+                };
+                let e = DiskError::io(e, path, "sync");
+                self.sync_failed(s, &item, e);
+            }
+        }
+        self.syncs.0 = syncs;
+        found
+    }
+
+    fn sync_failed(&mut self, s: &mut Sync, item: &Item, e: DiskError) {
+        if let Item::File(file) = item {
+            self.windows.drop_of(s.t, Some(*file));
+            self.files.distrust(s.t, *file);
+        }
+        s.failed.get_or_insert(e);
+    }
+}
