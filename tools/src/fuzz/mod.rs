@@ -223,7 +223,7 @@ pub fn reply(data: &[u8]) {
     let Ok(reply) = tracker::reply::parse(data) else { return };
     assert!(reply.peers.iter().all(|p| p.port() != 0 && !p.ip().is_unspecified()));
     assert!(reply.peers.len() <= limits::SWARM);
-    assert!(reply.peer_names.len() <= tracker::reply::MAX_NAMES);
+    assert!(reply.peer_names.len() <= btmio::config::limits::PEER_NAMES);
 }
 
 /// A URL and a reference to it, divided by a line feed.
