@@ -7,8 +7,10 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::error::Error;
 use crate::id::{Block, ConnKey, FileIndex, InfoHash, PieceIndex, TorrentKey};
 use crate::metainfo::Metainfo;
+use crate::metainfo::magnet::Magnet;
 use crate::time::{Duration, Instant};
 use crate::torrent::layout::Layout;
 pub use crate::torrent::picker::Priority;
@@ -16,7 +18,7 @@ pub use crate::torrent::picker::Priority;
 /// A torrent to add: what it is, where its files go, and how it starts.
 #[derive(Debug)]
 pub struct Add {
-    /// The parsed `.torrent`.
+    /// The parsed `.torrent`, or what a magnet link says (see [`Add::magnet`]).
     pub meta: Metainfo,
     /// The download folder; the torrent's own paths lie below it.
     pub dir: PathBuf,
@@ -24,6 +26,11 @@ pub struct Add {
     pub paused: bool,
     /// One priority a file, in the torrent's order; empty means all `Normal`.
     pub priorities: Vec<Priority>,
+    /// Files to fetch when `priorities` is empty, by first and last index counted from 0 (BEP 53); empty means
+    /// all. What the torrent does not have is ignored.
+    pub select: Vec<(u32, u32)>,
+    /// Pause as soon as the metadata is known: no file is touched.
+    pub metadata_only: bool,
     /// Download in order instead of rarest first.
     pub sequential: bool,
     /// Tracker URLs to use besides the torrent's own, as tiers of their own.
@@ -50,6 +57,8 @@ impl Add {
             dir: dir.into(),
             paused: false,
             priorities: Vec::new(),
+            select: Vec::new(),
+            metadata_only: false,
             sequential: false,
             trackers: Vec::new(),
             no_trackers: false,
@@ -60,11 +69,30 @@ impl Add {
             seed_time: None,
         }
     }
+
+    /// A torrent by its magnet link, its files below `dir`; what it is, is asked of its peers
+    /// ([`Alert::Metadata`]). Of the peers in the link those are taken that are given by IP address.
+    ///
+    /// # Errors
+    /// [`Error::V2Only`] when the link has no version 1 hash.
+    pub fn magnet(magnet: &Magnet, dir: impl Into<PathBuf>) -> Result<Self, Error> {
+        let meta = Metainfo::of_magnet(magnet).ok_or(Error::V2Only)?;
+        let addr = |(host, port): &(String, u16)| Some(SocketAddr::new(host.parse().ok()?, *port));
+        let peers = magnet.peers.iter().filter_map(addr).collect();
+        Ok(Self { peers, select: magnet.select.clone(), ..Self::new(meta, dir) })
+    }
 }
 
 /// What a torrent is doing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum State {
+    /// Asking peers what it is; pieces of the info dictionary that have come, of all: 0 while nobody has told.
+    FetchingMetadata {
+        /// Pieces so far.
+        done: u32,
+        /// Pieces in all.
+        total: u32,
+    },
     /// Reading what lies on disk; pieces looked at, of those to look at.
     Checking {
         /// Pieces checked so far.
@@ -127,6 +155,8 @@ pub struct Status {
     pub seeding_for: Duration,
     /// The seeding goal (ratio or time) has been reached.
     pub goal_reached: bool,
+    /// Its files are known: false for a magnet link until its metadata has come.
+    pub has_metadata: bool,
 }
 
 impl Status {
@@ -137,7 +167,7 @@ impl Status {
     }
     /// All selected files are complete and verified.
     pub fn is_complete(&self) -> bool {
-        matches!(self.state, State::Seeding | State::Paused) && self.have == self.wanted
+        self.has_metadata && matches!(self.state, State::Seeding | State::Paused) && self.have == self.wanted
     }
 }
 
@@ -295,6 +325,11 @@ pub enum Alert {
         /// Which.
         torrent: TorrentKey,
     },
+    /// What it is has been learnt from its peers: see `Session::metainfo`.
+    Metadata {
+        /// Which.
+        torrent: TorrentKey,
+    },
     /// What lay on disk has been looked at.
     Checked {
         /// Which.
@@ -434,6 +469,8 @@ pub enum ErrorKind {
     NoSpace,
     /// Any other failure of files.
     FileIo,
+    /// The metadata that belongs to a magnet link is no torrent that can be used.
+    Metadata,
 }
 
 /// What the session wants its driver to do. Drain after every call that takes `&mut Session`.
@@ -507,6 +544,13 @@ pub enum Action {
     /// Flush the torrent's files, look at their sizes and times, and store what
     /// `Session::record` makes of them, to be given back as [`Add::resume`].
     Save {
+        /// The torrent.
+        torrent: TorrentKey,
+        /// Its name in the state folder.
+        info_hash: InfoHash,
+    },
+    /// Keep the torrent's info dictionary (`Session::metainfo`), so that a restart need not fetch it.
+    SaveMetadata {
         /// The torrent.
         torrent: TorrentKey,
         /// Its name in the state folder.

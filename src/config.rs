@@ -33,6 +33,8 @@ pub struct Config {
     pub requests_out: usize,
     /// A peer that owes blocks and has sent none for so long is snubbed.
     pub snub_timeout: Duration,
+    /// The largest info dictionary that is fetched from peers (BEP 9), in bytes.
+    pub metadata_max: u32,
     /// How often the record for resuming is saved while something changes.
     pub save_interval: Duration,
 }
@@ -52,6 +54,7 @@ impl Default for Config {
             queue_time: Duration::from_secs(2),
             requests_out: limits::REQUESTS_OUT,
             snub_timeout: Duration::from_secs(30),
+            metadata_max: 8 << 20,
             save_interval: Duration::from_secs(30),
         }
     }
@@ -99,6 +102,8 @@ pub mod limits {
     pub const REQUESTS_OUT_DEFAULT: usize = 250;
     /// Control bytes waiting for one peer's socket before it is closed as stuck.
     pub const OUTBOX: usize = 256 << 10;
+    /// Requests for pieces of one torrent's info dictionary that are outstanding, and those of one peer that wait.
+    pub const METADATA_REQUESTS: usize = 64;
     /// Blocks that one receive call covers at most.
     pub const RUN: usize = 64;
     /// Pieces in an allowed-fast set (BEP 6).

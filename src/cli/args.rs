@@ -78,6 +78,8 @@ pub(super) struct Get {
     pub(super) torrents: Vec<Source>,
     pub(super) dir: PathBuf,
     pub(super) select: Option<Selection>,
+    /// Only find out what magnet links are.
+    pub(super) metadata_only: bool,
     pub(super) sequential: bool,
     pub(super) exit_when_done: bool,
     /// `None`: no such goal.
@@ -225,6 +227,7 @@ const TABLE: &[Row] = &[
     row("d", "dir", "DIR", GET | CHECK, "the folder to download to (default: the current one)"),
     row("l", "list", "", GET, "list the torrent's files with their numbers, and exit"),
     row("s", "select", "LIST", GET, "only these files, counted from 1 as --list does:\n1-3,7,9-"),
+    row("", "metadata-only", "", GET, "write the .torrent of a magnet link, and exit"),
     row("", "sequential", "", GET, "download in order instead of rarest first"),
     row("V", "verify", "", GET, "check everything on disk first"),
     row("e", "exit-when-done", "", GET, "leave as soon as all torrents are complete"),
@@ -256,20 +259,21 @@ Usage: btmio [OPTION]... TORRENT... [DIR/]    download, then seed
        btmio show TORRENT                     show what is in a torrent
        btmio check TORRENT [DIR]              check what is on disk
 
-TORRENT is a .torrent file, or - for standard input. DIR/ ends in a slash, is
-a folder, or is at least no torrent.
+TORRENT is a .torrent file, a magnet link, an info hash, or - for standard
+input. DIR/ ends in a slash, is a folder, or is at least no torrent.
 
 ";
 
 const TAIL: &str = "
 Examples:
   btmio -e debian.torrent out/               download to out/ and leave
+  btmio 'magnet:?xt=urn:btih:...' out/       the same by magnet link
   btmio --seed-time=inf -U 500K a.torrent    seed until interrupted
   btmio -s 1-3,7 --json a.torrent . | jq .   some files, with events as JSON
 
 Exit codes: 0 done, 1 error, 2 usage, 4 bad data, 5 timed out, 6 network,
 7 interrupted (run it again to resume), 9 no space, 17 file error,
-25 not bencoded, 26 not a usable torrent.
+25 not bencoded, 26 not a usable torrent, 27 not a magnet link.
 ";
 
 /// The text of `--help`, in 80 columns.
@@ -360,6 +364,11 @@ fn get(given: &Given, operands: Vec<OsString>, probe: &dyn Fn(&Path) -> Probe) -
         let wanted = "one torrent, because each numbers its files anew";
         return Err(UsageError::new("--select", wanted).got(format!("{} torrents", torrents.len())));
     }
+    let metadata_only = given.flag("metadata-only");
+    let is_file = |t: &&Source| !matches!(t, Source::Uri(uri) if is_link(uri));
+    if let Some(file) = torrents.iter().find(is_file).filter(|_| metadata_only) {
+        return Err(UsageError::new("--metadata-only", "magnet links or info hashes").got(file.to_string()));
+    }
     // Naming one goal means that goal: the other's default would only surprise.
     let ratio = given.value("seed-ratio", ratio)?;
     let time = given.value("seed-time", |s| goal(s, 60.0))?;
@@ -371,6 +380,7 @@ fn get(given: &Given, operands: Vec<OsString>, probe: &dyn Fn(&Path) -> Probe) -
         torrents,
         dir,
         select,
+        metadata_only,
         sequential: given.flag("sequential"),
         exit_when_done: given.flag("exit-when-done"),
         seed_ratio,
@@ -445,7 +455,7 @@ fn source(operand: &OsStr) -> Source {
     let Some(text) = operand.to_str() else { return Source::File(operand.into()) };
     let lower = text.to_ascii_lowercase();
     let is_uri = ["magnet:", "http://", "https://"].iter().any(|scheme| lower.starts_with(scheme));
-    let is_hash = matches!(text.len(), 40 | 64) && text.bytes().all(|b| b.is_ascii_hexdigit());
+    let is_hash = is_link(text) || text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit());
     match text {
         "-" => Source::Stdin,
         _ if is_uri || is_hash => Source::Uri(text.into()),

@@ -23,8 +23,9 @@ use std::net::{SocketAddr, ToSocketAddrs};
 
 use super::args::{Common, Get, HostPort};
 use super::json::{self, Line};
+use super::load::{self, Loaded};
 use super::signals::{self, Source, Wish};
-use super::{Failure, escape, exit, load, progress, state_dir, term};
+use super::{Failure, escape, exit, metadata, progress, state_dir, term};
 use crate::config::Config;
 use crate::error::Error;
 use crate::id::{InfoHash, TorrentKey};
@@ -119,7 +120,7 @@ struct Run<'a> {
 /// # Errors
 /// What keeps the run from starting at all.
 pub(super) fn get(opts: &Get, common: &Common) -> Result<u8, Failure> {
-    let (metas, mut code) = load_all(opts, common)?;
+    let (loaded, mut code) = load_all(opts, common)?;
     let peers = resolve(&opts.peers)?;
     let mut lp = Loop::new(config(opts)).map_err(|e| Failure::new(code_of(&e), escape(&e.to_string())))?;
     let signals =
@@ -151,8 +152,8 @@ pub(super) fn get(opts: &Get, common: &Common) -> Result<u8, Failure> {
         deaf: None,
         code: exit::DONE,
     };
-    for meta in metas {
-        if let Err(failure) = run.add(meta, &peers) {
+    for loaded in loaded {
+        if let Err(failure) = run.add(loaded, &peers) {
             code = failure.code;
             run.fail(None, &failure);
         }
@@ -164,11 +165,11 @@ pub(super) fn get(opts: &Get, common: &Common) -> Result<u8, Failure> {
 }
 
 /// Reads all torrents. With several, one that cannot be read costs its exit code, not the others.
-fn load_all(opts: &Get, common: &Common) -> Result<(Vec<Metainfo>, u8), Failure> {
-    let (mut metas, mut code) = (Vec::new(), exit::DONE);
+fn load_all(opts: &Get, common: &Common) -> Result<(Vec<Loaded>, u8), Failure> {
+    let (mut all, mut code) = (Vec::new(), exit::DONE);
     for source in &opts.torrents {
-        match load::load(source) {
-            Ok(meta) => metas.push(meta),
+        match load::load_any(source) {
+            Ok(loaded) => all.push(loaded),
             Err(failure) => {
                 code = failure.code;
                 if common.json {
@@ -182,7 +183,7 @@ fn load_all(opts: &Get, common: &Common) -> Result<(Vec<Metainfo>, u8), Failure>
             }
         }
     }
-    if metas.is_empty() { Err(Failure::new(code, "none of the torrents can be used")) } else { Ok((metas, code)) }
+    if all.is_empty() { Err(Failure::new(code, "none of the torrents can be used")) } else { Ok((all, code)) }
 }
 
 /// Addresses of `--peer`. Names are looked up here, before the loop runs, where waiting does no harm.
@@ -213,6 +214,11 @@ fn config(opts: &Get) -> LoopConfig {
     config.with_memory(opts.memory.unwrap_or_else(super::memory::budget))
 }
 
+/// A torrent that failed with this code may get over it by itself.
+fn goes_on(code: u8) -> bool {
+    matches!(code, exit::FILE_IO | exit::NO_SPACE)
+}
+
 fn code_of(e: &Error) -> u8 {
     match e {
         Error::Listen { .. } => exit::NETWORK,
@@ -227,43 +233,75 @@ fn priorities(opts: &Get, meta: &Metainfo) -> Result<Vec<Priority>, Failure> {
     let Some(selection) = &opts.select else { return Ok(Vec::new()) };
     let files = meta.files.len() as u32;
     if let Some(n) = selection.beyond(files) {
-        let text = format!("--select: wanted file numbers from 1 to {files}, as --list shows them, got '{n}'");
-        return Err(Failure::new(exit::USAGE, text));
+        return Err(beyond_files(files, n));
     }
     let chosen = |n| if selection.contains(n) { Priority::Normal } else { Priority::Skip };
     Ok((1..=files).map(chosen).collect())
 }
 
+fn beyond_files(files: u32, n: u32) -> Failure {
+    let text = format!("--select: wanted file numbers from 1 to {files}, as --list shows them, got '{n}'");
+    Failure::new(exit::USAGE, text)
+}
+
+fn file_count(meta: &Metainfo) -> usize {
+    meta.files.iter().filter(|f| !f.pad).count()
+}
+
+/// `38.1 MiB in 3 files`, as far as it is known.
+fn amount(size: Option<u64>, files: Option<usize>) -> String {
+    let (Some(size), Some(files)) = (size, files) else { return "fetching metadata".into() };
+    format!("{} in {files} file{}", progress::bytes(size), if files == 1 { "" } else { "s" })
+}
+
 impl Run<'_> {
-    fn add(&mut self, meta: Metainfo, peers: &[SocketAddr]) -> Result<(), Failure> {
-        let priorities = priorities(self.opts, &meta)?;
-        let (name, size, files) = (meta.name.clone(), meta.size(), meta.files.iter().filter(|f| !f.pad).count());
-        let info_hash = meta.info_hash.expect("torrents without a version 1 hash are refused when read");
+    fn add(&mut self, loaded: Loaded, peers: &[SocketAddr]) -> Result<(), Failure> {
+        let is_magnet = matches!(loaded, Loaded::Magnet(_));
+        let mut add = match loaded {
+            Loaded::Torrent(meta) => {
+                let priorities = priorities(self.opts, &meta)?;
+                Add { priorities, ..Add::new(meta, self.opts.dir.clone()) }
+            }
+            Loaded::Magnet(magnet) => {
+                let named = metadata::named_peers(&magnet);
+                let mut add = Add::magnet(&magnet, self.opts.dir.clone())
+                    .map_err(|e| Failure::new(code_of(&e), e.to_string()))?;
+                add.peers.extend(named);
+                if let Some(selection) = &self.opts.select {
+                    add.select = metadata::ranges(selection);
+                }
+                Add { metadata_only: self.opts.metadata_only, ..add }
+            }
+        };
+        add.peers.extend(peers);
+        let name = add.meta.name.clone();
+        let info_hash = add.meta.info_hash.expect("torrents without a version 1 hash are refused when read");
         let key = self
             .lp
             .add(Add {
-                priorities,
                 sequential: self.opts.sequential,
                 trackers: self.opts.trackers.clone(),
                 no_trackers: self.opts.no_tracker,
-                peers: peers.to_vec(),
                 verify: self.opts.verify,
                 seed_ratio: self.opts.seed_ratio,
                 seed_time: self.opts.seed_time,
-                ..Add::new(meta, self.opts.dir.clone())
+                ..add
             })
             .map_err(|e| Failure::new(code_of(&e), format!("{name}: {e}")))?;
+        // The metadata of a magnet link may be there from an earlier run.
+        let meta = self.lp.session().metainfo(key).expect("it was just added");
+        let (name, known) = (meta.name.clone(), meta.is_known());
+        let (size, files) = (known.then(|| meta.size()), known.then(|| file_count(meta)));
         if self.json {
             let line = self.line("added", Some(info_hash)).with("name", name.as_str()).with("size", size);
             let line = line.with("files", files).with("port", self.lp.port());
             self.send(line.with("dir", self.opts.dir.to_string_lossy()));
         }
         if self.show == Show::Lines {
-            let plural = if files == 1 { "" } else { "s" };
             term::print(&format!(
-                "{}: {} in {files} file{plural}, to {}, listening on port {}",
+                "{}: {}, to {}, listening on port {}",
                 escape(&name),
-                progress::bytes(size),
+                amount(size, files),
                 escape(&self.opts.dir.to_string_lossy()),
                 self.lp.port()
             ));
@@ -279,7 +317,40 @@ impl Run<'_> {
             took: None,
             progress: (self.now, 0),
         });
+        if is_magnet && known {
+            self.on_metadata(key);
+        }
         Ok(())
+    }
+
+    /// It is known now what a magnet link is.
+    fn on_metadata(&mut self, torrent: TorrentKey) {
+        let Some(i) = self.jobs.iter().position(|job| job.key == torrent) else { return };
+        let Some(meta) = self.lp.session().metainfo(torrent) else { return };
+        let (name, size, files, private) = (meta.name.clone(), meta.size(), file_count(meta), meta.private);
+        let beyond = self.opts.select.as_ref().and_then(|s| s.beyond(meta.files.len() as u32));
+        let written = self.opts.metadata_only.then(|| metadata::write_torrent(meta, &self.opts.dir));
+        let wrong = beyond.map(|n| beyond_files(meta.files.len() as u32, n));
+        self.jobs[i].name.clone_from(&name);
+        let hash = self.jobs[i].info_hash;
+        let path = written.as_ref().and_then(|w| w.as_ref().ok()).map(|p| p.to_string_lossy().into_owned());
+        self.event(torrent, "metadata", |l| {
+            let l = l.with("name", name.as_str()).with("size", size).with("files", files).with("private", private);
+            if let Some(path) = &path { l.with("path", path.as_str()) } else { l }
+        });
+        if self.show == Show::Lines || path.is_some() && !self.quiet && !self.json {
+            let what = amount(Some(size), Some(files));
+            let to = path.map_or_else(String::new, |p| format!(", written to {}", escape(&p)));
+            term::print(&format!("{}: {what}{to}", escape(&name)));
+        }
+        let failure = match (written, wrong) {
+            (Some(Err(failure)), _) | (_, Some(failure)) => failure,
+            (Some(Ok(_)), None) => return self.jobs[i].phase = Phase::Over,
+            (None, None) => return,
+        };
+        self.jobs[i].phase = Phase::Failed(failure.code);
+        let _ = self.lp.pause(torrent);
+        self.fail(Some(hash), &failure);
     }
 
     /// Turns the loop until there is a reason to leave.
@@ -311,6 +382,7 @@ impl Run<'_> {
         while let Some(alert) = self.lp.poll_alert() {
             match &alert {
                 Alert::Checked { torrent, .. } | Alert::Error { torrent, .. } => changed.push(*torrent),
+                Alert::Metadata { torrent } => changed.push(*torrent),
                 Alert::Finished { torrent } | Alert::GoalReached { torrent } => changed.push(*torrent),
                 Alert::Resumed { torrent } | Alert::Paused { torrent } => changed.push(*torrent),
                 _ => {}
@@ -389,13 +461,14 @@ impl Run<'_> {
         let (was, job) = (self.jobs[i].phase, &mut self.jobs[i]);
         job.phase = match was {
             // Errors are told by alerts, with their kind; this is only the way back.
-            Phase::Failed(code) if status.state == State::Error || code == exit::TIMED_OUT => was,
+            Phase::Over | Phase::Failed(_) if self.opts.metadata_only => was,
+            Phase::Failed(code) if status.state == State::Error || !goes_on(code) => was,
             _ if status.goal_reached => Phase::Over,
             _ if status.is_complete() => Phase::Complete,
             _ => Phase::Running,
         };
         job.status = Some(status);
-        let complete = matches!(job.phase, Phase::Complete | Phase::Over);
+        let complete = matches!(job.phase, Phase::Complete | Phase::Over) && !self.opts.metadata_only;
         if complete && job.took.is_none() {
             job.took = Some(self.now - self.start);
             self.on_complete(i);
@@ -425,13 +498,17 @@ impl Run<'_> {
         for i in 0..self.jobs.len() {
             let job = &mut self.jobs[i];
             let Some(status) = job.status.as_ref().filter(|_| job.phase == Phase::Running) else { continue };
-            let looked_at = if let State::Checking { done, .. } = status.state { done.into() } else { 0 };
+            let looked_at = match status.state {
+                State::Checking { done, .. } | State::FetchingMetadata { done, .. } => done.into(),
+                _ => u64::from(status.has_metadata),
+            };
             let mark = received.wrapping_add(status.have).wrapping_add(status.downloaded).wrapping_add(looked_at);
             if mark != job.progress.1 {
                 job.progress = (self.now, mark);
             } else if self.now - job.progress.0 >= timeout {
                 job.phase = Phase::Failed(exit::TIMED_OUT);
-                let text = format!("no progress for {} seconds", timeout.as_secs_f64());
+                let what = if status.has_metadata { "progress" } else { "metadata" };
+                let text = format!("no {what} for {} seconds", timeout.as_secs_f64());
                 let (key, hash, failure) = (job.key, job.info_hash, Failure::new(exit::TIMED_OUT, text));
                 // It can only be gone already, which is as good.
                 let _ = self.lp.pause(key);
@@ -443,6 +520,7 @@ impl Run<'_> {
     /// One alert, as JSON; what the core does not log by itself is logged here too.
     fn on_alert(&mut self, alert: Alert) {
         match alert {
+            Alert::Metadata { torrent } => self.on_metadata(torrent),
             Alert::Checked { torrent, pieces } => {
                 log::info!("{}: {} of {} pieces are there", self.name(torrent), pieces.0, pieces.1);
                 self.event(torrent, "checked", |l| l.with("have", pieces.0).with("pieces", pieces.1));
@@ -475,6 +553,7 @@ impl Run<'_> {
                 let code = match kind {
                     ErrorKind::NoSpace => exit::NO_SPACE,
                     ErrorKind::FileIo => exit::FILE_IO,
+                    ErrorKind::Metadata => exit::BAD_TORRENT,
                 };
                 if let Some(job) = self.jobs.iter_mut().find(|job| job.key == torrent) {
                     job.phase = Phase::Failed(code);
@@ -635,7 +714,8 @@ impl Run<'_> {
         if self.quiet || self.json || self.deaf.is_some() {
             return;
         }
-        for job in &self.jobs {
+        let said = |job: &&Job| self.opts.metadata_only && job.phase == Phase::Over;
+        for job in self.jobs.iter().filter(|job| !said(job)) {
             if let Some(status) = &job.status {
                 let took = job.took.unwrap_or(self.now - self.start);
                 term::print(&progress::summary(
@@ -654,7 +734,8 @@ impl Run<'_> {
     /// The last failure's code; a run that was interrupted before the end has 7.
     fn exit_code(&self, before: u8) -> u8 {
         let failed = |job: &Job| if let Phase::Failed(code) = job.phase { Some(code) } else { None };
-        let unfinished = self.jobs.iter().any(|job| job.took.is_none() && failed(job).is_none());
+        let over = |job: &Job| job.took.is_some() || job.phase == Phase::Over;
+        let unfinished = self.jobs.iter().any(|job| !over(job) && failed(job).is_none());
         let broken = self.deaf.as_ref().map_or(exit::DONE, |f| f.code);
         if broken != exit::DONE {
             broken

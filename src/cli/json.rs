@@ -12,7 +12,9 @@
 //!
 //! | event | fields |
 //! |---|---|
-//! | `added` | `name` `size` `files` `port` `dir` |
+//! | `added` | `name` `size` `files` `port` `dir`; of a magnet link `size` and `files` are null |
+//! | `metadata` | `name` `size` `files` `private`: what a magnet link is has been learnt; with `--metadata-only` |
+//! | | also `path`, the `.torrent` that was written |
 //! | `checked` | `have` `pieces`: found on disk, of all |
 //! | `progress` | `state` `downloaded` `uploaded` `wasted` `have` `size` `percent` `ratio` |
 //! | | `rate_down` `rate_up` `peers` `seeds` `eta`; once a second, and at the end |
@@ -85,6 +87,7 @@ pub(super) fn rounded(x: f64) -> Value {
 /// The fields of a `progress` line; `downloaded` and `uploaded` are what this run has transferred.
 pub(super) fn progress(line: Line, s: &Status, (downloaded, uploaded): (u64, u64)) -> Line {
     let (state, share) = match s.state {
+        State::FetchingMetadata { done, total } => ("fetching metadata", (done.into(), total.max(1).into())),
         State::Checking { done, total } => ("checking", (done.into(), total.into())),
         State::Downloading => ("downloading", (s.have, s.wanted)),
         State::Seeding => ("seeding", (s.have, s.wanted)),

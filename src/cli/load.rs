@@ -1,4 +1,4 @@
-//! From a TORRENT operand to a [`Metainfo`], each way to fail with its exit code.
+//! From a TORRENT operand to a [`Metainfo`] or a [`Magnet`], each way to fail with its exit code.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -7,7 +7,35 @@ use std::path::Path;
 use super::args::Source;
 use super::{Failure, ShowError, escape, exit};
 use crate::config::limits;
+use crate::metainfo::magnet::Magnet;
 use crate::metainfo::{Metainfo, MetainfoError};
+
+/// What can be downloaded.
+pub(super) enum Loaded {
+    Torrent(Metainfo),
+    Magnet(Magnet),
+}
+
+/// Reads a torrent, or a magnet link.
+///
+/// # Errors
+/// As [`load`]; a magnet link that is none (27), or of a version 2 torrent only (26).
+pub(super) fn load_any(source: &Source) -> Result<Loaded, Failure> {
+    let link = match source {
+        Source::Uri(uri) if super::args::is_link(uri) => uri,
+        _ => return load(source).map(Loaded::Torrent),
+    };
+    match Magnet::parse(link) {
+        Ok(magnet) if magnet.is_v2_only() => Err(v2_only("magnet link")),
+        Ok(magnet) => Ok(Loaded::Magnet(magnet)),
+        Err(e) => Err(Failure::new(exit::BAD_MAGNET, format!("{source}: {}", escape(&e.to_string())))),
+    }
+}
+
+fn v2_only(name: &str) -> Failure {
+    let text = format!("{name}: a version 2 torrent (BEP 52) without version 1 data, which is not supported");
+    Failure::new(exit::BAD_TORRENT, text)
+}
 
 /// Reads and parses a torrent that can be downloaded or checked.
 ///
@@ -24,15 +52,12 @@ pub(super) fn load(source: &Source) -> Result<Metainfo, Failure> {
         },
         Source::Uri(_) => Err(Failure::new(
             exit::ERROR,
-            format!("{name}: only .torrent files are supported, not magnet links, info hashes or web addresses"),
+            format!("{name}: a .torrent file is needed here, not a magnet link, an info hash or a web address"),
         )),
     }?;
     let meta = Metainfo::parse(&data).map_err(|e| metainfo_failure(&name, &e))?;
     if meta.is_v2_only() {
-        return Err(Failure::new(
-            exit::BAD_TORRENT,
-            format!("{name}: a version 2 torrent (BEP 52) without version 1 data, which is not supported"),
-        ));
+        return Err(v2_only(&name));
     }
     Ok(meta)
 }

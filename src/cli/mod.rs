@@ -12,7 +12,8 @@
 //!
 //! ```text
 //! args      arguments -> Opts, pure
-//! load      TORRENT -> Metainfo, with the exit code of each way to fail
+//! load      TORRENT -> Metainfo or Magnet, with the exit code of each way to fail
+//! metadata  magnet links: names of peers, and the .torrent that is made of one
 //! get       the download: driver loop, alerts, exit
 //!   confine   privileges that are given up
 //!   signals   INT TERM HUP USR1 WINCH TSTP CONT -> the loop
@@ -40,6 +41,7 @@ mod json;
 mod load;
 mod logging;
 mod memory;
+mod metadata;
 mod progress;
 mod show;
 mod signals;
@@ -71,6 +73,8 @@ pub mod exit {
     pub const BAD_BENCODE: u8 = 25;
     /// Bencoded, but not a torrent that can be used.
     pub const BAD_TORRENT: u8 = 26;
+    /// Not a magnet link, nor an info hash.
+    pub const BAD_MAGNET: u8 = 27;
 }
 
 /// Why a command failed: the exit code, and one line for the user.

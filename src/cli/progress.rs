@@ -39,7 +39,8 @@ pub(super) fn block(torrents: &[Status], total: &Stats, style: Style) -> Vec<Str
             let room = style.rows.saturating_sub(1).max(1);
             // Those under way first: the finished ones are the ones to leave out.
             let mut order: Vec<&Status> = many.iter().collect();
-            order.sort_by_key(|s| !matches!(s.state, State::Downloading | State::Checking { .. }));
+            let waits = |s: &Status| matches!(s.state, State::FetchingMetadata { .. } | State::Checking { .. });
+            order.sort_by_key(|s| !(waits(s) || s.state == State::Downloading));
             let shown = if many.len() > room { room.saturating_sub(1) } else { many.len() };
             let mut lines: Vec<String> = order[..shown].iter().map(|s| row(s, style)).collect();
             if shown < many.len() && style.rows > 2 {
@@ -68,6 +69,7 @@ pub(super) fn line(s: &Status) -> String {
 pub(super) fn summary(s: &Status, (down, up): (u64, u64), seconds: f64, complete: bool) -> String {
     let mut text = escape(&s.name).into_owned();
     text += &match complete {
+        _ if !s.has_metadata => ": incomplete, no metadata".to_owned(),
         true => format!(": complete, {}", bytes(s.wanted)),
         false => format!(": incomplete, {}", pair(s.have, s.wanted)),
     };
@@ -84,6 +86,7 @@ pub(super) fn summary(s: &Status, (down, up): (u64, u64), seconds: f64, complete
 /// Done, of all: pieces looked at while checking, bytes of the selected files otherwise.
 fn share(s: &Status) -> (u64, u64) {
     match s.state {
+        State::FetchingMetadata { done, total } => (done.into(), total.max(1).into()),
         State::Checking { done, total } => (done.into(), total.into()),
         _ => (s.have, s.wanted),
     }
@@ -100,6 +103,8 @@ fn fields(s: &Status, unicode: bool) -> Vec<String> {
     let mut out = Vec::new();
     let mut peers = true;
     match s.state {
+        State::FetchingMetadata { total: 0, .. } => out.push("fetching metadata".into()),
+        State::FetchingMetadata { .. } => out.push(format!("fetching metadata {} %", percent(share(s)))),
         State::Checking { .. } => {
             out.push(format!("checking {} %", percent(share(s))));
             peers = false;
@@ -336,6 +341,7 @@ mod tests {
             eta: Some(Duration::from_millis(1500)),
             seeding_for: Duration::ZERO,
             goal_reached: false,
+            has_metadata: true,
         }
     }
 
@@ -426,6 +432,9 @@ mod tests {
             s.error = error.map(str::to_owned);
             line(&s)
         };
+        let fetching = |done, total| State::FetchingMetadata { done, total };
+        assert_eq!(say(fetching(0, 0), None), "a: fetching metadata, 3 peers (1 seed)");
+        assert_eq!(say(fetching(1, 4), None), "a: fetching metadata 25 %, 3 peers (1 seed)");
         assert_eq!(say(State::Checking { done: 1, total: 4 }, None), "a: checking 25 %");
         assert_eq!(say(State::Seeding, None), "a: seeding, 20 B, up 0, ratio 0.00, 3 peers (1 seed)");
         assert_eq!(say(State::Paused, None), "a: done, 20 B, ratio 0.00");

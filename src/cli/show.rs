@@ -38,12 +38,13 @@ pub enum ShowError {
 
 impl ShowError {
     /// The exit code of the program: 17 for a file that cannot be read, 25 for what is not
-    /// bencode, 26 for bencode that is no torrent and for a bad magnet link, else 1.
+    /// bencode, 26 for bencode that is no torrent, 27 for a bad magnet link, else 1.
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Read { .. } => 17,
             Self::Torrent { error, .. } if error.is_bencode() => 25,
-            Self::Torrent { .. } | Self::Magnet(_) => 26,
+            Self::Torrent { .. } => 26,
+            Self::Magnet(_) => 27,
             Self::Write(_) => 1,
         }
     }
@@ -303,7 +304,7 @@ mod tests {
         let bare: Value = serde_json::from_str(&text(hash, true).unwrap()).unwrap();
         assert_eq!((&bare["info_hash"], &bare["select"]), (&json!(hash), &Value::Null));
         let e = text("magnet:?dn=x", true).unwrap_err();
-        assert_eq!(e.exit_code(), 26);
+        assert_eq!(e.exit_code(), 27);
     }
 
     #[test]

@@ -24,6 +24,7 @@
 //! hash stands in), `announce-list` without inner lists, tracker URLs twice or empty, wrong kinds
 //! outside `info`. Symbolic links (BEP 47) are never created: they are left out.
 
+mod late;
 pub mod magnet;
 mod names;
 #[cfg(test)]
@@ -34,6 +35,7 @@ use crate::bencode::{self, Node};
 use crate::config::limits;
 use crate::id::{InfoHash, InfoHashV2};
 use crate::torrent::layout::{Layout, LayoutFile};
+pub use late::LearnError;
 use sha1::{Digest, Sha1};
 use sha2::Sha256;
 use std::fmt;

@@ -257,8 +257,15 @@ impl Loop {
 
     /// Adds a torrent. Its resume record is taken from the state folder, unless `add` brings one.
     pub fn add(&mut self, mut add: Add) -> Result<TorrentKey, Error> {
-        if let (None, Some(state), Some(hash)) = (&add.resume, &self.state, add.meta.info_hash) {
-            add.resume = state.load(&hash);
+        if let (Some(state), Some(hash)) = (&self.state, add.meta.info_hash) {
+            if add.resume.is_none() {
+                add.resume = state.load(&hash);
+            }
+            if let Some(info) = state.load_metadata(&hash).filter(|_| !add.meta.is_known()) {
+                if let Err(e) = add.meta.learn(&info) {
+                    log::warn!("what was kept of {hash} is of no use: {e}");
+                }
+            }
         }
         self.command(|s, now| s.add(now, add))
     }
@@ -579,6 +586,13 @@ impl Loop {
                 }
                 Action::Prefetch { torrent, block } => self.disk.prefetch(torrent, block),
                 Action::Save { torrent, info_hash } => self.save(torrent, &info_hash),
+                Action::SaveMetadata { torrent, info_hash } => {
+                    if let (Some(state), Some(meta)) = (&self.state, self.session.metainfo(torrent)) {
+                        if let Err(e) = state.store_metadata(&info_hash, &meta.info) {
+                            log::warn!("cannot keep the metadata of {info_hash}: {e}");
+                        }
+                    }
+                }
                 Action::CloseFiles { torrent } => self.close_files(torrent),
                 Action::Remove { torrent, info_hash, layout, dir, with_data } => {
                     if with_data {

@@ -11,12 +11,14 @@
 //!
 //! Specified by BEP 3, BEP 6 (fast extension), BEP 10 (extension protocol), BEP 21 (upload only).
 
+mod early;
 mod outbox;
 mod tracker;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 
+pub use early::Early;
 pub use outbox::{Chunk, Outbox, Sent};
 pub use tracker::{Other, TrackerConn, Transport};
 
@@ -25,7 +27,7 @@ use crate::config::{Config, limits};
 use crate::id::{BLOCK_LEN, Block, PeerId, PeerTag, PieceIndex, TorrentKey};
 use crate::rate::Rate;
 use crate::time::{Duration, Instant};
-use crate::wire::{Decoder, HandshakeReader};
+use crate::wire::{Decoder, ExtMap, HandshakeReader};
 
 /// Requests that are outstanding at a peer whose rate is not known yet.
 const QUEUE_START: u32 = 16;
@@ -97,6 +99,8 @@ pub struct Peer {
     pub outbox: Outbox,
     /// Pieces it has.
     pub have: Bitfield,
+    /// What it has said of its pieces while the torrent does not trade yet.
+    pub early: Option<Box<Early>>,
     /// It has told us what it has (bitfield, have-all or have-none), or missed its chance to.
     pub have_known: bool,
     /// Both sides speak BEP 6.
@@ -146,8 +150,14 @@ pub struct Peer {
     pub granted_blocks: u32,
     /// Pieces it suggests (BEP 6).
     pub suggested: Vec<PieceIndex>,
-    /// Its id for our `upload_only` message, if it takes one.
-    pub upload_only_id: u8,
+    /// Its ids for our extended messages (BEP 10).
+    pub ext: ExtMap,
+    /// Bytes of the info dictionary, as it says (BEP 9).
+    pub info_size: Option<u32>,
+    /// Pieces of the info dictionary it waits for (BEP 9).
+    pub info_wanted: VecDeque<u32>,
+    /// Pieces of the info dictionary it has been given.
+    pub info_given: u32,
     /// Payload received, verified or not.
     pub received: Rate,
     /// Payload that passed its hash.
@@ -204,6 +214,7 @@ impl Peer {
             decoder: Decoder::new(),
             outbox: Outbox::default(),
             have: Bitfield::none(0),
+            early: None,
             have_known: false,
             fast: false,
             extended: false,
@@ -229,7 +240,10 @@ impl Peer {
             granted: Vec::new(),
             granted_blocks: 0,
             suggested: Vec::new(),
-            upload_only_id: 0,
+            ext: ExtMap::default(),
+            info_size: None,
+            info_wanted: VecDeque::new(),
+            info_given: 0,
             received: Rate::new(Duration::from_secs(3)),
             earned: Rate::new(Duration::from_secs(20)),
             given: Rate::new(Duration::from_secs(20)),
@@ -344,6 +358,8 @@ impl Peer {
             + self.decoder.memory()
             + self.outbox.memory()
             + self.have.memory()
+            + self.early.as_ref().map_or(0, |e| e.memory())
+            + self.info_wanted.capacity() * size_of::<u32>()
             + self.asked.capacity() * size_of::<Asked>()
             + self.serving.capacity() * size_of::<Block>()
             + (self.allowed.capacity() + self.granted.capacity() + self.suggested.capacity()) * size_of::<PieceIndex>()

@@ -19,6 +19,8 @@ use crate::wire::{self, Event, Handshake, HandshakeEvent, PIECE_HEADER_LEN};
 
 /// Payload that is moved to a peer's outbox ahead of its socket.
 const OUTBOX_PAYLOAD: u64 = 1 << 20;
+/// Pieces of the info dictionary are moved to a peer's outbox while less than this waits there.
+const OUTBOX_INFO: usize = 32 << 10;
 
 /// What [`Session::feed`] found when it stopped.
 enum Step {
@@ -215,7 +217,7 @@ impl Session {
             return Ok(());
         }
         let torrent = self.by_hash.get(hash).and_then(|k| self.torrents.get(*k));
-        let Some(torrent) = torrent.filter(|t| t.is_active()) else { return Err(CloseReason::UnknownInfoHash) };
+        let Some(torrent) = torrent.filter(|t| t.wants_peers()) else { return Err(CloseReason::UnknownInfoHash) };
         peer.torrent = Some(torrent.key);
         peer.outbox.push_bytes(&wire::encode_handshake(&Handshake {
             reserved: wire::Reserved::ours(),
@@ -323,6 +325,12 @@ impl Session {
     /// to try again if a limit held something back.
     pub fn offer(&mut self, now: Instant, conn: ConnKey) -> Option<Instant> {
         let Some(Conn::Peer(p)) = self.conns.get_mut(conn) else { return None };
+        // Metadata is little, and whoever waits for it has nothing to give before.
+        if let Some(t) = p.torrent.and_then(|k| self.torrents.get(k)) {
+            while !p.info_wanted.is_empty() && p.outbox.control_len() < OUTBOX_INFO {
+                t.info_message(p);
+            }
+        }
         let limited = self.up.rate().is_some();
         while let Some(block) = p.serving.front().copied() {
             if p.outbox.payload_len() >= OUTBOX_PAYLOAD {
@@ -358,7 +366,7 @@ impl Session {
     /// Something waits to be sent.
     pub fn has_output(&self, conn: ConnKey) -> bool {
         match self.conns.get(conn) {
-            Some(Conn::Peer(p)) => !p.outbox.is_empty() || !p.serving.is_empty(),
+            Some(Conn::Peer(p)) => !p.outbox.is_empty() || !p.serving.is_empty() || !p.info_wanted.is_empty(),
             Some(Conn::Tracker(t)) => !t.outbox.is_empty(),
             None => false,
         }

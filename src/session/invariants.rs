@@ -31,7 +31,8 @@ impl Session {
             assert!(control <= 2 * limits::OUTBOX, "{control} control bytes wait for {}", p.addr);
             if p.is_live() {
                 let t = p.torrent.and_then(|k| self.torrents.get(k)).expect("a live peer has a torrent");
-                assert_eq!(p.have.len(), t.layout.pieces());
+                assert_eq!(p.have.len(), if t.is_active() { t.layout.pieces() } else { 0 });
+                assert!(p.info_wanted.len() <= limits::METADATA_REQUESTS);
             }
         }
         assert_eq!(self.stats.peers, live);

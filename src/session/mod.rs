@@ -167,6 +167,7 @@ impl Session {
     /// Adds a torrent.
     pub fn add(&mut self, now: Instant, add: Add) -> Result<TorrentKey, Error> {
         let Some(info_hash) = add.meta.info_hash else { return Err(Error::V2Only) };
+
         if self.by_hash.contains_key(&info_hash) {
             return Err(Error::Duplicate(info_hash));
         }
@@ -179,6 +180,7 @@ impl Session {
         self.by_hash.insert(info_hash, key);
         self.stats.torrents += 1;
         self.arm(now, key);
+        self.dial(now);
         Ok(key)
     }
 

@@ -394,6 +394,7 @@ impl Node {
                 Action::Hash { .. } => {}
                 Action::Prefetch { torrent, block } => self.disk.prefetch(torrent, block),
                 Action::Save { torrent, .. } => self.save(net, torrent),
+                Action::SaveMetadata { .. } => {}
                 Action::CloseFiles { torrent } => self.close_files(torrent),
                 Action::Remove { torrent, with_data, .. } => {
                     if with_data {

@@ -18,7 +18,7 @@ use super::extents::{ExtentKey, Pool};
 use super::files::{Files, ReadEnd, Torrent};
 use super::flight::Flights;
 use super::hash::Hasher;
-use super::helper::{Hand, Helper};
+use super::helper::Hand;
 use super::lanes::Lanes;
 use super::map::{WindowKey, Windows};
 use super::plan::{self, Part, PlaceList};
@@ -52,7 +52,7 @@ enum Way {
 impl Disk {
     /// Storage without any torrent, which does everything on the caller's thread.
     pub fn new(config: StorageConfig) -> Self {
-        Self::with_helper(config, Helper::inline().hand())
+        Self::with_helper(config, Hand::alone())
     }
 
     /// Storage without any torrent.

@@ -426,7 +426,10 @@ mod tests {
         let slots: Vec<u32> = (0..4).map(|i| pool.make(key(i, 0), 64 << 10, false).unwrap()).collect();
         pool.add_valid(slots[0], 0, 100);
         let buf = pool.take(slots[0]);
-        assert_eq!((buf.len(), pool.held(), pool.dirty(), pool.live_of(key(0, 0).t)), (64 << 10, 256 << 10, 0, 192 << 10));
+        assert_eq!(
+            (buf.len(), pool.held(), pool.dirty(), pool.live_of(key(0, 0).t)),
+            (64 << 10, 256 << 10, 0, 192 << 10)
+        );
         pool.invariants();
         assert_eq!(pool.make(key(4, 0), 64 << 10, false), None);
         let beyond = pool.make(key(4, 0), 64 << 10, true).unwrap();

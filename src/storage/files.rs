@@ -129,8 +129,16 @@ impl Files {
             self.torrents.resize_with(t.index() + 1, || None);
         }
         let files = vec![FileState::default(); layout.files().len()].into_boxed_slice();
-        self.torrents[t.index()] =
-            Some(Torrent { key: t, layout, dir, dir_made: false, volume: None, taking: 0, new_names: BTreeSet::new(), files });
+        self.torrents[t.index()] = Some(Torrent {
+            key: t,
+            layout,
+            dir,
+            dir_made: false,
+            volume: None,
+            taking: 0,
+            new_names: BTreeSet::new(),
+            files,
+        });
     }
 
     pub(super) fn get(&self, t: TorrentKey) -> Option<&Torrent> {
@@ -407,7 +415,11 @@ impl Files {
     pub(super) fn allocate(&mut self, t: TorrentKey, file: FileIndex) -> Result<(), DiskError> {
         let Some((handle, len)) = self.begin_allocate(t, file)? else { return Ok(()) };
         let taken = sys::fallocate(&handle, 0, len);
-        self.end_allocate(t, file, taken.and_then(|taken| if taken { Ok(()) } else { Err(sys::errno(libc::EOPNOTSUPP)) }))
+        self.end_allocate(
+            t,
+            file,
+            taken.and_then(|taken| if taken { Ok(()) } else { Err(sys::errno(libc::EOPNOTSUPP)) }),
+        )
     }
 
     /// What to take space for, unless there is nothing to take. [`Files::end_allocate`] is told what came of it.

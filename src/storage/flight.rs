@@ -17,6 +17,7 @@
 
 use super::disk::Disk;
 use super::extents::ExtentKey;
+use super::helper::Job;
 use super::{DiskError, Done, sys};
 use crate::id::{FileIndex, PieceIndex, TorrentKey};
 use std::collections::{BTreeMap, VecDeque};
@@ -26,8 +27,6 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
-
-use super::helper::Job;
 
 /// A range of a buffer, and where it goes.
 struct Part {
@@ -175,7 +174,14 @@ impl Disk {
     }
 
     /// Has bytes of a piece read into the page cache; its hashing goes on when they are there.
-    pub(super) fn send_read(&mut self, t: TorrentKey, piece: PieceIndex, handle: Arc<File>, at: u64, len: usize) -> u64 {
+    pub(super) fn send_read(
+        &mut self,
+        t: TorrentKey,
+        piece: PieceIndex,
+        handle: Arc<File>,
+        at: u64,
+        len: usize,
+    ) -> u64 {
         let job = move || {
             let mut buf = vec![0; len.min(256 << 10)];
             let (mut at, end) = (at, at + len as u64);
@@ -245,7 +251,9 @@ impl Disk {
 
     /// Sends a good piece on its way: reported when all of it is written.
     pub(super) fn send_piece(&mut self, t: TorrentKey, piece: PieceIndex, blocks: Option<Vec<[u8; 20]>>) {
-        while let Some((key, slot)) = self.pool.of_piece(t, piece.get()).next() {
+        loop {
+            let first = self.pool.of_piece(t, piece.get()).next();
+            let Some((key, slot)) = first else { break };
             self.send_extent(key, slot);
         }
         match self.flights.pieces.get_mut(&(t, piece)) {

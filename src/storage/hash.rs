@@ -258,8 +258,7 @@ impl Disk {
     }
 
     fn step_queue(&mut self, from_downloads: bool) -> Option<usize> {
-        let mut queue =
-            std::mem::take(if from_downloads { &mut self.hasher.queue } else { &mut self.hasher.rechecks });
+        let mut queue = std::mem::take(if from_downloads { &mut self.hasher.queue } else { &mut self.hasher.rechecks });
         let n = self.hasher.lanes.width().min(self.ready(&mut queue));
         if n == 0 {
             *(if from_downloads { &mut self.hasher.queue } else { &mut self.hasher.rechecks }) = queue;
@@ -421,8 +420,7 @@ impl Disk {
     ) -> Result<ReadEnd, DiskError> {
         let end = begin + buf.len() as u32;
         let mut scratch = Vec::new();
-        let mut job =
-            Job::new(t, piece, begin..end, self.hasher.lanes.start(), Goal::Prefix);
+        let mut job = Job::new(t, piece, begin..end, self.hasher.lanes.start(), Goal::Prefix);
         while job.at < end {
             let out = &mut buf[(job.at - begin) as usize..];
             let n = match self.source(&mut job, &mut scratch)? {

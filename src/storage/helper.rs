@@ -129,6 +129,12 @@ impl std::fmt::Debug for Hand {
 }
 
 impl Hand {
+    /// A hand without a thread and without anybody beside it.
+    pub fn alone() -> Self {
+        let (queue, more, idle) = (Mutex::default(), Condvar::new(), Condvar::new());
+        Self { shared: Arc::new(Shared { queue, more, idle, wake: None }), results: Results::default() }
+    }
+
     /// Hands a job over; its result comes with this id. It is given back when too many wait, or the helper is gone.
     pub fn submit(&mut self, id: u64, job: Job) -> Result<(), Job> {
         let mut queue = lock(&self.shared.queue);

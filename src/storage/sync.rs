@@ -78,21 +78,23 @@ impl Disk {
     /// Hands over what can be, and reports what is over.
     pub(super) fn step_syncs(&mut self) {
         let mut syncs = std::mem::take(&mut self.syncs.0);
-        syncs.retain_mut(|s| loop {
-            while s.under_way.len() < AT_ONCE {
-                let Some(item) = s.wait.pop_front() else { break };
-                self.submit_sync(s, item);
+        syncs.retain_mut(|s| {
+            loop {
+                while s.under_way.len() < AT_ONCE {
+                    let Some(item) = s.wait.pop_front() else { break };
+                    self.submit_sync(s, item);
+                }
+                if !s.under_way.is_empty() || !s.wait.is_empty() {
+                    return true;
+                }
+                let result = s.failed.take().map_or(Ok(()), Err);
+                self.hasher.done.push_back(Done::Synced { torrent: s.t, result });
+                if std::mem::take(&mut s.again) {
+                    s.wait = collect(&mut self.files, s.t);
+                    continue;
+                }
+                return false;
             }
-            if !s.under_way.is_empty() || !s.wait.is_empty() {
-                return true;
-            }
-            let result = s.failed.take().map_or(Ok(()), Err);
-            self.hasher.done.push_back(Done::Synced { torrent: s.t, result });
-            if std::mem::take(&mut s.again) {
-                s.wait = collect(&mut self.files, s.t);
-                continue;
-            }
-            return false;
         });
         debug_assert!(self.syncs.0.is_empty());
         self.syncs.0 = syncs;

@@ -317,8 +317,7 @@ pub(super) fn start_writeback(file: &File) {
 pub(super) fn wait_for_writeback(file: &File, at: u64, len: u64) {
     #[cfg(any(target_os = "linux", target_os = "android"))]
     if let (Ok(at), Ok(len)) = (at.try_into(), len.try_into()) {
-        let flags =
-            libc::SYNC_FILE_RANGE_WAIT_BEFORE | libc::SYNC_FILE_RANGE_WRITE | libc::SYNC_FILE_RANGE_WAIT_AFTER;
+        let flags = libc::SYNC_FILE_RANGE_WAIT_BEFORE | libc::SYNC_FILE_RANGE_WRITE | libc::SYNC_FILE_RANGE_WAIT_AFTER;
         // SAFETY: an open descriptor and numbers.
         unsafe { libc::sync_file_range(file.as_raw_fd(), at, len, flags) };
     }

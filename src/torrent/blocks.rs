@@ -15,7 +15,7 @@ use super::picker::{Pick, Speed, Taken};
 use super::*;
 use crate::id::BLOCK_LEN;
 use crate::peer::{Asked, Receiving};
-use crate::wire::Message;
+use crate::wire::{Ext, Message};
 
 /// A block whose sender has sent nothing of it for so long may be taken over by another.
 const STALLED: Duration = Duration::from_secs(2);
@@ -363,7 +363,7 @@ impl Torrent {
         }
     }
 
-    fn ban(&mut self, cx: &mut Cx<'_>, tag: PeerTag) {
+    pub(super) fn ban(&mut self, cx: &mut Cx<'_>, tag: PeerTag) {
         // Told once a host; unknown is a tag that is forgotten.
         if self.swarm.addr(tag).is_none_or(|addr| self.swarm.is_banned(&addr)) {
             return;
@@ -385,7 +385,7 @@ impl Torrent {
     /// Whether we want anything (BEP 21), to those who listen.
     pub(super) fn tell_upload_only(&mut self, cx: &mut Cx<'_>, only: bool) {
         for &conn in &self.peers {
-            if let Some(id) = cx.peer(conn).map(|p| p.upload_only_id).filter(|id| *id != 0) {
+            if let Some(id) = cx.peer(conn).and_then(|p| p.ext.get(Ext::UploadOnly)) {
                 cx.send(conn, &Message::Extended { id, payload: &[u8::from(only)] });
             }
         }

@@ -67,8 +67,10 @@ impl Torrent {
             },
         };
         // From here on it counts as live, and nothing may fail.
-        let pieces = self.layout.pieces();
+        let active = self.is_active();
+        let pieces = if active { self.layout.pieces() } else { 0 };
         let Some(peer) = cx.peer(conn) else { return Ok(()) };
+        peer.early = (!active).then(Box::default);
         peer.phase = crate::peer::Phase::Live;
         peer.tag = Some(tag);
         peer.id = Some(theirs.peer_id);
@@ -125,8 +127,10 @@ impl Torrent {
 
     /// The first messages: extension handshake, what we have, what it may take at once.
     fn greet(&mut self, cx: &mut Cx<'_>, conn: ConnKey) {
-        let complete = self.is_complete();
-        let (port, have) = (cx.me.port, self.picker.have());
+        // Until it trades, what it has is not certain: it is told piece by piece then.
+        let (complete, nothing) = (self.is_active() && self.is_complete(), Bitfield::none(0));
+        let have = if self.is_active() { self.picker.have() } else { &nothing };
+        let (port, metadata_size) = (cx.me.port, self.info_size());
         let Some(peer) = cx.conns.get_mut(conn).and_then(Conn::peer_mut) else { return };
         if peer.extended {
             let ours = wire::OurExt {
@@ -134,9 +138,9 @@ impl Torrent {
                 reqq: Some(limits::REQUESTS_IN as u32),
                 yourip: Some(peer.addr.ip().to_canonical()),
                 upload_only: complete.then_some(true),
-                metadata_size: None,
+                metadata_size,
                 client: Some(CLIENT),
-                exts: &[Ext::DontHave, Ext::UploadOnly],
+                exts: &[Ext::DontHave, Ext::Metadata, Ext::UploadOnly],
             };
             peer.outbox.push(&Message::Extended { id: 0, payload: &wire::encode_ext(&ours) });
         }
@@ -174,6 +178,10 @@ impl Torrent {
             cx.stats.peers -= 1;
             self.picker.on_peer_gone(&peer.have);
             self.release(conn, &peer);
+            if let Life::Fetching(fetch) = &mut self.life {
+                fetch.gone(conn);
+                self.fetch_more(cx);
+            }
             cx.alerts.push_back(Alert::PeerClosed { torrent: self.key, conn, addr: peer.addr, why: why.clone() });
         } else if peer.incoming {
             *cx.strangers -= 1;
@@ -225,6 +233,9 @@ impl Torrent {
     /// A message came from a live peer.
     pub(crate) fn on_message(&mut self, cx: &mut Cx<'_>, conn: ConnKey, message: &Message<'_>) -> Verdict {
         log::trace!("peer {conn:?}: {message:?}");
+        if !self.is_active() {
+            return self.on_early(cx, conn, message);
+        }
         match *message {
             Message::KeepAlive | Message::Port(_) | Message::Unknown { .. } | Message::Piece { .. } => Ok(()),
             Message::Choke => self.on_choke(cx, conn),
@@ -332,6 +343,9 @@ impl Torrent {
     fn on_dont_have(&mut self, cx: &mut Cx<'_>, conn: ConnKey, piece: PieceIndex) {
         let wants = piece.get() < self.layout.pieces() && self.picker.wants(piece);
         let Some(peer) = cx.peer(conn) else { return };
+        if let Some(early) = &mut peer.early {
+            return early.on_lost(piece);
+        }
         if piece.get() >= peer.have.len() || !peer.have.get(piece) {
             return;
         }
@@ -390,7 +404,7 @@ impl Torrent {
         Ok(())
     }
 
-    fn on_extended(&mut self, cx: &mut Cx<'_>, conn: ConnKey, id: u8, payload: &[u8]) -> Verdict {
+    pub(super) fn on_extended(&mut self, cx: &mut Cx<'_>, conn: ConnKey, id: u8, payload: &[u8]) -> Verdict {
         let now = cx.now;
         let Some(peer) = cx.peer(conn) else { return Ok(()) };
         if id == 0 {
@@ -401,13 +415,13 @@ impl Torrent {
             if let Some(only) = theirs.upload_only {
                 peer.upload_only = only;
             }
-            if let Some(id) = theirs.m.get(Ext::UploadOnly) {
-                peer.upload_only_id = id;
-            }
+            peer.ext.update(&theirs.m);
+            peer.info_size = theirs.metadata_size.or(peer.info_size);
             let listens = theirs.port.map(|port| SocketAddr::new(peer.addr.ip(), port));
             if let (true, Some(addr)) = (peer.incoming, listens) {
                 self.learn_listener(now, conn, cx, addr);
             }
+            self.on_metadata_offer(cx, conn, &theirs);
             return self.close_if_useless(cx, conn);
         }
         match Ext::from_id(id) {
@@ -415,6 +429,7 @@ impl Torrent {
                 peer.upload_only = wire::parse_upload_only(payload).unwrap_or(peer.upload_only);
                 self.close_if_useless(cx, conn)
             }
+            Some(Ext::Metadata) => self.on_metadata(cx, conn, payload),
             Some(Ext::DontHave) => {
                 if let Some(piece) = wire::parse_dont_have(payload) {
                     self.on_dont_have(cx, conn, piece);

@@ -3,16 +3,17 @@
 //! ```text
 //!            Action::Open        Input::Opened            pieces to doubt
 //!   add ──────────────────▶ Opening ──────────▶ Checking ───────────────▶ Active ─┐
-//!                              ▲                                            │     │ Downloading or
-//!                              │ resume                                     │     │ Seeding: whether
-//!                              └────────── Stopped (paused, or an error) ◀──┘     │ wanted pieces lack
-//!                                                                                 ▼
+//!    │                       ▲ ▲                                            │     │ Downloading or
+//!    │ of a magnet link      │ │ resume                                     │     │ Seeding: whether
+//!    └───────────▶ Fetching ─┘ └────────── Stopped (paused, or an error) ◀──┘     │ wanted pieces lack
+//!                  metadata                                                       ▼
 //! ```
 //!
 //! `Torrent` keeps the lifecycle; `exchange` speaks with peers, `blocks` asks for and takes blocks,
 //! `serve` gives them; [`picker`] decides what to fetch,
 //! [`choker`] whom to serve, [`swarm`] whom to dial, `check` what on disk can be trusted, and
-//! `resume` is the record for the next run. Nothing here touches a file, a socket or a clock:
+//! `resume` is the record for the next run; `metadata` finds out what the torrent is, with `fetch`.
+//! Nothing here touches a file, a socket or a clock:
 //! it emits [`Action`]s and [`Alert`]s through its [`Cx`].
 
 mod announce;
@@ -20,7 +21,9 @@ mod blocks;
 mod check;
 pub mod choker;
 mod exchange;
+mod fetch;
 pub mod layout;
+mod metadata;
 pub mod picker;
 mod resume;
 mod serve;
@@ -43,6 +46,7 @@ use crate::slots::Slots;
 use crate::time::{Duration, Instant, earlier};
 use crate::tracker::tiers::Tiers;
 use choker::Choker;
+use fetch::Fetch;
 use layout::Layout;
 use picker::{BlockRef, Picker, Priority};
 use resume::Record;
@@ -94,6 +98,8 @@ impl Cx<'_> {
 
 #[derive(Debug)]
 enum Life {
+    /// Finding out what it is.
+    Fetching(Box<Fetch>),
     /// Waiting for the files.
     Opening,
     /// Looking at what lies there.
@@ -135,6 +141,10 @@ pub struct Torrent {
     record: Option<Record>,
     priorities: Vec<Priority>,
     sequential: bool,
+    /// Files to fetch, by first and last index, once it is known which there are; empty is all.
+    ranges: Vec<(u32, u32)>,
+    /// Stop as soon as the metadata is known.
+    metadata_only: bool,
     /// Unverified pieces of each file; 0 is a complete file.
     missing: Vec<u32>,
     /// Digests of the blocks of pieces that failed, with who sent each: to be compared when the piece passes.
@@ -168,7 +178,6 @@ pub struct Torrent {
 impl Torrent {
     /// A torrent that is about to open its files.
     pub(crate) fn new(key: TorrentKey, info_hash: InfoHash, mut add: Add, cx: &mut Cx<'_>) -> Self {
-        let layout = Arc::new(add.meta.layout());
         let picker = Picker::new(1, 0, 1, cx.rng);
         let mut urls = if add.no_trackers { Vec::new() } else { std::mem::take(&mut add.meta.trackers) };
         let extra = add.trackers.drain(..).map(|t| vec![t]);
@@ -176,9 +185,6 @@ impl Torrent {
         let tiers = Tiers::new(&urls, cx.rng);
         add.meta.trackers = urls;
         let record = add.resume.as_deref().and_then(Record::decode);
-        if add.priorities.is_empty() {
-            add.priorities = vec![Priority::Normal; layout.files().len()];
-        }
         let mut t = Self {
             key,
             info_hash,
@@ -194,9 +200,11 @@ impl Torrent {
             verify: add.verify,
             priorities: add.priorities,
             sequential: add.sequential,
+            ranges: add.select,
+            metadata_only: add.metadata_only,
             missing: Vec::new(),
             suspects: BTreeMap::new(),
-            pads: layout.files().iter().any(|f| f.pad),
+            pads: false,
             connecting: 0,
             dial_after: Instant::ZERO,
             uploaded: 0,
@@ -216,13 +224,13 @@ impl Torrent {
             kick: false,
             timer: Instant::FAR,
             record,
+            layout: Arc::new(add.meta.layout()),
             meta: add.meta,
-            layout,
         };
-        t.missing = (0..t.layout.files().len()).map(|f| t.layout.pieces_of(file(f)).len() as u32).collect();
-        t.picker = t.new_picker(cx.rng);
-        t.apply_priorities();
-        t.choker.set_quota(20 * u64::from(t.layout.piece_len()));
+        if t.is_known() {
+            t.set_up(cx);
+            t.paused |= t.metadata_only;
+        }
         for addr in add.peers {
             t.swarm.add(cx.now, addr, Source::User);
         }
@@ -238,9 +246,36 @@ impl Torrent {
         }
         cx.alerts.push_back(Alert::Added { torrent: key });
         if !t.paused {
-            t.open(cx);
+            t.begin(cx);
         }
         t
+    }
+
+    /// What follows from the metadata.
+    fn set_up(&mut self, cx: &mut Cx<'_>) {
+        self.layout = Arc::new(self.meta.layout());
+        self.pads = self.layout.files().iter().any(|f| f.pad);
+        let files = self.layout.files().len();
+        if self.priorities.len() != files {
+            let chosen = |i: u32| self.ranges.is_empty() || self.ranges.iter().any(|(a, b)| (*a..=*b).contains(&i));
+            let priority = |i| if chosen(i) { Priority::Normal } else { Priority::Skip };
+            self.priorities = (0..files as u32).map(priority).collect();
+        }
+        self.count_missing();
+        self.picker = self.new_picker(cx.rng);
+        self.apply_priorities();
+        self.choker.set_quota(20 * u64::from(self.layout.piece_len()));
+    }
+
+    /// Sets out, with what is known of it.
+    fn begin(&mut self, cx: &mut Cx<'_>) {
+        if self.is_known() {
+            return self.open(cx);
+        }
+        self.life = Life::Fetching(Box::new(Fetch::new(self.info_hash, cx.config.metadata_max)));
+        self.tiers.start(cx.now);
+        self.swarm.revive(cx.now);
+        self.tick(cx);
     }
 
     fn open(&mut self, cx: &mut Cx<'_>) {
@@ -344,9 +379,19 @@ impl Torrent {
         matches!(self.life, Life::Active)
     }
 
+    /// It may have peers: it trades, or is about to.
+    pub(crate) fn is_running(&self) -> bool {
+        !matches!(self.life, Life::Stopped(_))
+    }
+
+    /// It looks for peers: it trades, or asks what it is.
+    pub(crate) fn wants_peers(&self) -> bool {
+        matches!(self.life, Life::Active | Life::Fetching(_))
+    }
+
     /// All wanted pieces are verified.
     pub fn is_complete(&self) -> bool {
-        self.picker.is_complete()
+        self.is_known() && self.picker.is_complete()
     }
 
     // ---------------------------------------------------------------- lifecycle
@@ -376,6 +421,7 @@ impl Torrent {
             cx.alerts.push_back(Alert::Finished { torrent: self.key });
         }
         self.mark_dirty(cx);
+        self.adopt_all(cx);
         self.tick(cx);
     }
 
@@ -399,7 +445,7 @@ impl Torrent {
             // A goal that was reached stays so: whoever resumes after it wants to seed on.
             // Pieces that were verified stay so unless their files have changed meanwhile: the
             // record made when it stopped tells.
-            self.open(cx);
+            self.begin(cx);
             cx.alerts.push_back(Alert::Resumed { torrent: self.key });
         }
     }
@@ -409,7 +455,7 @@ impl Torrent {
         self.stop(cx, None, CloseReason::TorrentStopped);
         self.verify = true;
         if !self.paused {
-            self.open(cx);
+            self.begin(cx);
         }
     }
 
@@ -437,15 +483,16 @@ impl Torrent {
         if let Some(since) = self.seeding_since.take() {
             self.seeding_before += cx.now - since;
         }
+        // It may be running while the torrent does not trade yet, if it was fetched by a magnet link.
+        self.tiers.stop(cx.now);
+        self.announce_due(cx);
         match was {
             Life::Active => {
-                self.tiers.stop(cx.now);
-                self.announce_due(cx);
                 self.save(cx);
                 cx.actions.push_back(Action::CloseFiles { torrent: self.key });
             }
             Life::Opening | Life::Checking(_) => cx.actions.push_back(Action::CloseFiles { torrent: self.key }),
-            Life::Stopped(_) => {}
+            Life::Fetching(_) | Life::Stopped(_) => {}
         }
     }
 
@@ -492,13 +539,16 @@ impl Torrent {
             if !self.peers.is_empty() {
                 at = earlier(at, Some(self.choker.next()));
             }
-            if self.peers.len() + self.connecting < config.max_peers_torrent {
-                // What is due already is the session's to begin, when there is room: see `wants_to_dial`.
-                at = earlier(at, self.next_dial().filter(|at| *at > now));
-            }
             if let (Some(since), Some(limit)) = (self.seeding_since, self.seed_time) {
                 at = earlier(at, Some(since + limit.saturating_sub(self.seeding_before)));
             }
+        }
+        if let Life::Fetching(fetch) = &self.life {
+            at = earlier(at, fetch.deadline(now));
+        }
+        if self.wants_peers() && self.peers.len() + self.connecting < config.max_peers_torrent {
+            // What is due already is the session's to begin, when there is room: see `wants_to_dial`.
+            at = earlier(at, self.next_dial().filter(|at| *at > now));
         }
         at
     }
@@ -506,6 +556,7 @@ impl Torrent {
     /// Does whatever is due.
     pub(crate) fn tick(&mut self, cx: &mut Cx<'_>) {
         self.announce_due(cx);
+        self.fetch_more(cx);
         if !self.is_active() {
             return;
         }
@@ -525,7 +576,7 @@ impl Torrent {
 
     /// An address is due, and this torrent has room for another peer.
     pub(crate) fn wants_to_dial(&self, now: Instant, config: &Config) -> bool {
-        self.is_active()
+        self.wants_peers()
             && self.peers.len() + self.connecting < config.max_peers_torrent
             && self.next_dial().is_some_and(|at| at <= now)
     }
@@ -565,6 +616,10 @@ impl Torrent {
 
     /// What is missing of the whole torrent, as trackers want it.
     fn left(&self) -> u64 {
+        if !self.is_known() {
+            // Something, or we count as a seed.
+            return u64::from(crate::id::BLOCK_LEN);
+        }
         self.layout.total() - self.have_len()
     }
 
@@ -605,6 +660,10 @@ impl Torrent {
     pub(crate) fn status(&self, now: Instant) -> Status {
         let have = self.picker.have();
         let (state, error) = match &self.life {
+            Life::Fetching(f) => {
+                let (done, total) = f.progress();
+                (State::FetchingMetadata { done, total }, None)
+            }
             Life::Opening => (State::Checking { done: 0, total: 0 }, None),
             Life::Checking(c) => (c.progress(), None),
             Life::Active if self.is_complete() => (State::Seeding, None),
@@ -644,6 +703,7 @@ impl Torrent {
             eta,
             seeding_for: self.seeding_for(now),
             goal_reached: self.goal_reached,
+            has_metadata: self.is_known(),
         }
     }
 
@@ -674,7 +734,9 @@ impl Torrent {
         let dialled = |(_, c): &(ConnKey, &Conn)| c.peer().is_some_and(|p| !p.incoming);
         let connecting = conns.iter().filter(ours).filter(dialled).filter(|c| !live(c)).count();
         assert_eq!(self.connecting, connecting, "connection attempts");
-        assert!(self.is_active() || self.peers.len() + self.connecting == 0, "peers of a torrent that is stopped");
+        assert!(self.is_running() || self.peers.len() + self.connecting == 0, "peers of a torrent that is stopped");
+        let waits = |c: &ConnKey| conns.get(*c).and_then(Conn::peer).is_some_and(|p| p.early.is_some());
+        assert!(!self.is_active() || !self.peers.iter().any(waits), "a peer waits for a torrent that trades");
         let mut out = 0;
         for &conn in &self.peers {
             let p = conns.get(conn).and_then(Conn::peer).expect("a live peer");

@@ -40,6 +40,19 @@ pub enum Source {
     Incoming,
     /// An earlier run knew it.
     Resume,
+    /// A peer named it (BEP 11).
+    Pex,
+    /// It spoke up on the local network (BEP 14).
+    Lsd,
+    /// The distributed hash table named it (BEP 5).
+    Dht,
+}
+
+impl Source {
+    /// It is not the torrent's own trackers' word, nor the user's.
+    fn is_hearsay(self) -> bool {
+        matches!(self, Self::Pex | Self::Lsd | Self::Dht)
+    }
 }
 
 /// Bits of a tag that are its slot; the others tell the addresses apart that had it one after the other.
@@ -169,6 +182,18 @@ impl Swarm {
             let known = self.known.remove(slot(tag));
             self.by_addr.remove(&known.addr);
         }
+    }
+
+    /// Connections to addresses that came by other ways than trackers, the user and peers themselves.
+    pub fn hearsay(&self) -> Vec<ConnKey> {
+        self.known.iter().filter(|(_, k)| k.source.is_hearsay()).filter_map(|(_, k)| k.conn).collect()
+    }
+
+    /// Forgets such addresses, unless they are connected.
+    pub fn forget_hearsay(&mut self) {
+        let gone = |k: &Known| k.source.is_hearsay() && k.conn.is_none();
+        let tags: Vec<_> = self.known.iter().filter(|(_, k)| gone(k)).map(|(_, k)| k.tag).collect();
+        tags.into_iter().for_each(|tag| self.forget(tag));
     }
 
     fn unschedule(&mut self, tag: PeerTag) {

@@ -5,6 +5,7 @@
 //! message.rs     then frames for ever:     length 4 | id 1 | fields ...      (length 0: keep-alive)
 //! decoder.rs     frames out of a stream that arrives in any split; payload never passes through it
 //! extended.rs    what travels in frames with id 20 (BEP 10): its handshake and the small messages
+//! metadata.rs    the info dictionary, piece by piece (BEP 9)
 //! fast.rs        the allowed-fast set (BEP 6)
 //! client.rs      a readable name for a peer id (BEP 20)
 //! ```
@@ -26,6 +27,7 @@ pub mod extended;
 pub mod fast;
 pub mod handshake;
 pub mod message;
+pub mod metadata;
 
 pub use client::{client_name, printable};
 pub use decoder::{Decoder, Event, Want};
@@ -33,6 +35,7 @@ pub use extended::{Ext, ExtHandshake, ExtMap, OurExt, encode as encode_ext, pars
 pub use fast::allowed_fast_set;
 pub use handshake::{HANDSHAKE_LEN, Handshake, HandshakeEvent, HandshakeReader, PROTOCOL, Reserved, encode_handshake};
 pub use message::{Message, PIECE_HEADER_LEN, encode, id, parse, parse_frame, piece_header};
+pub use metadata::Metadata;
 
 use crate::bencode;
 use std::fmt;

@@ -303,7 +303,7 @@ impl Node {
 
 /// Turns all loops until something holds.
 #[track_caller]
-pub(crate) fn until(nodes: &mut [&mut Node], holds: impl Fn(&[&mut Node]) -> bool) {
+pub(crate) fn until(nodes: &mut [&mut Node], mut holds: impl FnMut(&[&mut Node]) -> bool) {
     for _ in 0..ROUNDS {
         nodes.iter_mut().for_each(|n| n.turn());
         if holds(nodes) {

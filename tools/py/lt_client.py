@@ -1,11 +1,12 @@
 """A headless client on libtorrent's Python binding, for the interop runner.
 
-lt_client.py ROLE TORRENT DIR IP PORT HOME [name=value ...]
+lt_client.py ROLE TORRENT|MAGNET DIR IP PORT HOME [name=value ...]
 
 ROLE  seed   the data is complete: trust it and seed
       leech  download; an incomplete DIR is hash-checked first
-HOME/done is written when every piece is there and flushed. `peer=HOST:PORT` dials a peer; any other
-name=value is a libtorrent setting. TCP only, and nothing that looks for peers by itself.
+HOME/done is written when every piece is there and flushed. `peer=HOST:PORT` dials a peer, `extension=NAME`
+loads one; any other name=value is a libtorrent setting. TCP only, and nothing that looks for peers by itself
+unless it is told to.
 """
 import os
 import sys
@@ -14,6 +15,7 @@ import libtorrent as lt
 
 role, torrent, folder, ip, port, home = sys.argv[1:7]
 peers = []
+extensions = ["ut_metadata"]
 settings = {
     "listen_interfaces": f"[{ip}]:{port}" if ":" in ip else f"{ip}:{port}",
     "outgoing_interfaces": ip,
@@ -40,13 +42,20 @@ for pair in sys.argv[7:]:
     if name == "peer":
         host, at = value.rsplit(":", 1)
         peers.append((host, int(at)))
+    elif name == "extension":
+        extensions.append(value)
     else:
         settings[name] = int(value) if value.lstrip("-").isdigit() else value
 
 # The default session brings ut_metadata, ut_pex and smart_ban; without flags it brings none of them.
 session = lt.session(settings, flags=0) if hasattr(lt, "session_flags_t") else lt.session(settings)
-params = lt.add_torrent_params()
-params.ti = lt.torrent_info(torrent)
+for name in extensions:
+    session.add_extension(name)
+if torrent.startswith("magnet:"):
+    params = lt.parse_magnet_uri(torrent)
+else:
+    params = lt.add_torrent_params()
+    params.ti = lt.torrent_info(torrent)
 params.save_path = folder
 params.flags &= ~(lt.torrent_flags.auto_managed | lt.torrent_flags.paused)
 if role == "seed":

@@ -69,7 +69,7 @@ impl Value<'_> {
 }
 
 /// `len` bytes that depend on `seed` alone (xorshift64*, little-endian words).
-fn bytes_of(seed: u64, len: usize) -> Vec<u8> {
+pub fn bytes_of(seed: u64, len: usize) -> Vec<u8> {
     let mut x = seed | 1;
     let mut out = Vec::with_capacity(len + 8);
     while out.len() < len {
@@ -80,6 +80,38 @@ fn bytes_of(seed: u64, len: usize) -> Vec<u8> {
     }
     out.truncate(len);
     out
+}
+
+/// A `.torrent` with this raw `info` and these trackers, one tier each.
+fn torrent_of(info: &[u8], tiers: &[&str]) -> Vec<u8> {
+    let mut d = Vec::new();
+    if let Some(first) = tiers.first() {
+        d.push(("announce", Value::Str(first.as_bytes())));
+    }
+    if tiers.len() > 1 {
+        let tiers = tiers.iter().map(|u| Value::List(vec![Value::Str(u.as_bytes())])).collect();
+        d.push(("announce-list", Value::List(tiers)));
+    }
+    d.push(("info", Value::Raw(info)));
+    Value::Dict(d).to_bytes()
+}
+
+/// The `.torrent` of one file that is somewhere else, from the hashes of its pieces; and its info hash.
+pub fn single_file(
+    name: &str,
+    len: usize,
+    piece_len: usize,
+    hashes: &[[u8; 20]],
+    tiers: &[&str],
+) -> (Vec<u8>, [u8; 20]) {
+    let info = Value::Dict(vec![
+        ("length", Value::Int(len)),
+        ("name", Value::Str(name.as_bytes())),
+        ("piece length", Value::Int(piece_len)),
+        ("pieces", Value::Str(hashes.as_flattened())),
+    ])
+    .to_bytes();
+    (torrent_of(&info, tiers), Sha1::digest(&info).into())
 }
 
 impl Payload {
@@ -140,17 +172,7 @@ impl Payload {
 
     /// A `.torrent` with these trackers, one tier each (BEP 12); none is fine too.
     pub fn torrent(&self, tiers: &[&str]) -> Vec<u8> {
-        let info = self.info();
-        let mut d = Vec::new();
-        if let Some(first) = tiers.first() {
-            d.push(("announce", Value::Str(first.as_bytes())));
-        }
-        if tiers.len() > 1 {
-            let tiers = tiers.iter().map(|u| Value::List(vec![Value::Str(u.as_bytes())])).collect();
-            d.push(("announce-list", Value::List(tiers)));
-        }
-        d.push(("info", Value::Raw(&info)));
-        Value::Dict(d).to_bytes()
+        torrent_of(&self.info(), tiers)
     }
 
     /// The version 1 info hash.

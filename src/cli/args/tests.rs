@@ -245,6 +245,6 @@ fn the_help_fits_80_columns_and_has_every_option() {
         assert!(help.contains(&format!("--{}", r.long)), "{}", r.long);
         assert!(!r.help.is_empty());
     }
-    assert_eq!(help.lines().filter(|l| l.starts_with("  btmio ")).count(), 3, "examples");
+    assert_eq!(help.lines().filter(|l| l.starts_with("  btmio ")).count(), 4, "examples");
     assert!(help.lines().all(|l| l == l.trim_end()));
 }

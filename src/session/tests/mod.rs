@@ -8,6 +8,7 @@
 mod joining;
 mod life;
 mod limits;
+mod magnet;
 mod pieces;
 mod predicted;
 mod rig;

@@ -524,7 +524,7 @@ impl Rig {
                         self.disk.hash(torrent, piece, expected, blocks);
                     }
                 }
-                Action::Prefetch { .. } => {}
+                Action::Prefetch { .. } | Action::SaveMetadata { .. } => {}
                 Action::Save { torrent, .. } => {
                     let record = self.s.record(self.now, torrent, self.stamps.clone());
                     self.records.extend(record);

@@ -106,7 +106,8 @@ impl World {
                     self.hashes.retain(|h| h.0 != torrent);
                     self.opens.retain(|t| *t != torrent);
                 }
-                Action::Wake { .. } | Action::Wanted { .. } | Action::Prefetch { .. } => {}
+                Action::Wake { .. } | Action::Wanted { .. } | Action::Prefetch { .. } | Action::SaveMetadata { .. } => {
+                }
             }
         }
         while self.s.poll_alert().is_some() {}

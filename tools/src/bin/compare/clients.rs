@@ -4,27 +4,67 @@ use super::measure::Subject;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// libtorrent has no program of its own: download and leave, seed until killed, or check and leave.
-const LIBTORRENT: &str = "\
-import sys, time, libtorrent as lt
-what, torrent, folder, port = sys.argv[1:5]
-s = lt.session({'listen_interfaces': '127.0.0.1:' + port, 'enable_dht': False, 'enable_lsd': False,
-                'enable_upnp': False, 'enable_natpmp': False, 'alert_mask': 0})
-h = s.add_torrent({'ti': lt.torrent_info(torrent), 'save_path': folder, 'flags': lt.torrent_flags.default_flags &
-                   ~lt.torrent_flags.auto_managed & ~lt.torrent_flags.paused})
-while what == 'seed' or not h.status().is_seeding:
-    time.sleep(0.005)
-h.flush_cache()
+const LIBTORRENT: &str = include_str!("libtorrent.py");
+
+/// rtorrent's settings; its end is told by a file.
+const RTORRENT: &str = "\
+system.daemon.set = true
+network.bind_address.set = 127.0.0.1
+network.port_range.set = PORT-PORT
+network.port_random.set = no
+network.port_open.set = yes
+dht.mode.set = disable
+protocol.pex.set = no
+protocol.encryption.set = none
+trackers.use_udp.set = no
+session.path.set = HOME/session
+directory.default.set = DIR
+pieces.hash.on_completion.set = no
+pieces.memory.max.set = 4096M
+throttle.max_uploads.set = 500
+throttle.max_uploads.global.set = 500
+throttle.max_peers.normal.set = 4000
+throttle.max_peers.seed.set = 4000
+method.set_key = event.download.EVENT, done, \"execute.nothrow=touch,HOME/done\"
 ";
 
+#[derive(Clone, Debug)]
 enum Kind {
     Btmio { program: PathBuf, extra: Vec<String> },
+    Libtorrent { profile: &'static str },
     Aria2,
-    Libtorrent,
+    Rqbit,
+    Rtorrent,
 }
 
 /// A client that is there.
-pub(crate) struct Client(Kind);
+#[derive(Clone, Debug)]
+pub(crate) struct Client {
+    kind: Kind,
+    pub(crate) name: String,
+}
+
+/// What a client is to do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum What {
+    /// Download and leave.
+    Download,
+    /// Check, then seed until stopped.
+    Seed,
+    /// Seed what it knows from before to be complete.
+    Trust,
+    /// Check and leave.
+    Check,
+}
+
+/// Where a client works.
+#[derive(Clone, Debug)]
+pub(crate) struct Place<'a> {
+    pub(crate) torrents: &'a [PathBuf],
+    pub(crate) dir: &'a Path,
+    pub(crate) home: &'a Path,
+    pub(crate) port: u16,
+}
 
 /// The clients asked for, or all that answer.
 pub(crate) fn installed(names: Option<&[String]>, extra: &[String]) -> Result<Vec<Client>, String> {
@@ -33,87 +73,142 @@ pub(crate) fn installed(names: Option<&[String]>, extra: &[String]) -> Result<Ve
         c.args(args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         c.status().is_ok_and(|s| s.success())
     };
-    let mut all = vec![Client(Kind::Btmio { program: tools::process::program("btmio")?, extra: extra.to_vec() })];
-    if answers("aria2c", &["--version"]) {
-        all.push(Client(Kind::Aria2));
+    let mut all =
+        vec![client("btmio", Kind::Btmio { program: tools::process::program("btmio")?, extra: extra.to_vec() })];
+    if answers(&python(), &["-c", "import libtorrent"]) {
+        all.push(client("libtorrent", Kind::Libtorrent { profile: "default" }));
+        all.push(client("libtorrent-tuned", Kind::Libtorrent { profile: "tuned" }));
     }
-    if answers("python3", &["-c", "import libtorrent"]) {
-        all.push(Client(Kind::Libtorrent));
+    if answers("aria2c", &["--version"]) {
+        all.push(client("aria2", Kind::Aria2));
+    }
+    if answers(&rqbit(), &["--version"]) {
+        all.push(client("rqbit, one worker", Kind::Rqbit));
+    }
+    if answers("rtorrent", &["-h"]) {
+        all.push(client("rtorrent", Kind::Rtorrent));
     }
     if let Some(names) = names {
-        if let Some(missing) = names.iter().find(|n| !all.iter().any(|c| c.name() == n.as_str())) {
+        if let Some(missing) = names.iter().find(|n| !all.iter().any(|c| c.is(n))) {
             return Err(format!("{missing}: not known, or not installed"));
         }
-        all.retain(|c| names.iter().any(|n| n == c.name()));
+        all.retain(|c| names.iter().any(|n| c.is(n)));
     }
     Ok(all)
 }
 
+fn client(name: &str, kind: Kind) -> Client {
+    Client { kind, name: name.to_owned() }
+}
+
+/// The Python that has libtorrent.
+fn python() -> String {
+    std::env::var("BTMIO_PYTHON").unwrap_or_else(|_| "python3".to_owned())
+}
+
+fn rqbit() -> String {
+    std::env::var("RQBIT").unwrap_or_else(|_| "rqbit".to_owned())
+}
+
 impl Client {
-    pub(crate) fn name(&self) -> &'static str {
-        match self.0 {
-            Kind::Btmio { .. } => "btmio",
-            Kind::Aria2 => "aria2",
-            Kind::Libtorrent => "libtorrent",
-        }
+    fn is(&self, name: &str) -> bool {
+        self.name.split(',').next() == Some(name)
     }
 
-    fn command(&self, what: &str, torrent: &Path, dir: &Path, home: &Path, port: u16) -> Command {
-        let mut c = match &self.0 {
+    pub(crate) fn is_btmio(&self) -> bool {
+        matches!(self.kind, Kind::Btmio { .. })
+    }
+
+    /// It can hold several torrents and takes their state on trust.
+    pub(crate) fn can_trust(&self) -> bool {
+        matches!(self.kind, Kind::Btmio { .. } | Kind::Libtorrent { profile: "default" })
+    }
+
+    /// It leaves by itself after a check.
+    pub(crate) fn can_check(&self) -> bool {
+        !matches!(self.kind, Kind::Rqbit)
+    }
+
+    /// The same client with one more argument, if it is btmio.
+    pub(crate) fn with(&self, arg: &str) -> Option<Self> {
+        let Kind::Btmio { program, extra } = &self.kind else { return None };
+        let mut extra = extra.clone();
+        extra.push(arg.to_owned());
+        Some(Self { name: format!("btmio {arg}"), kind: Kind::Btmio { program: program.clone(), extra } })
+    }
+
+    pub(crate) fn start(&self, what: What, place: &Place<'_>) -> Result<Subject, String> {
+        let Place { torrents, dir, home, port } = *place;
+        let mut done = None;
+        let mut c = match &self.kind {
             Kind::Btmio { program, extra } => {
                 let mut c = Command::new(program);
                 match what {
-                    "check" => c.arg("check").arg("-q"),
-                    "seed" => c.args(["-q", "--no-tracker", "--seed-ratio=inf", "--seed-time=inf"]).args(extra),
-                    _ => c.args(["-q", "-e", "--no-tracker"]).args(extra),
+                    What::Check => c.arg("check").arg("-q"),
+                    What::Download => c.args(["-q", "-e", "--no-tracker"]).args(extra),
+                    What::Seed | What::Trust => {
+                        c.args(["-q", "--no-tracker", "--seed-ratio=inf", "--seed-time=inf"]).args(extra)
+                    }
                 };
-                if what != "check" {
+                if what != What::Check {
                     c.arg("--bind=127.0.0.1").arg(format!("--port={port}"));
                 }
-                c.arg("-d").arg(dir).arg(torrent);
+                c.arg("-d").arg(dir).args(torrents);
                 c
             }
             Kind::Aria2 => {
                 let mut c = Command::new("aria2c");
-                c.args([
-                    "--no-conf",
-                    "-q",
-                    "--enable-dht=false",
-                    "--enable-dht6=false",
-                    "--enable-peer-exchange=false",
-                ]);
-                c.args(["--bt-enable-lpd=false", "--file-allocation=falloc", "--allow-overwrite=true"]);
+                c.args(["--no-conf", "-q", "--enable-dht=false", "--enable-dht6=false", "--disable-ipv6=true"]);
+                c.args(["--enable-peer-exchange=false", "--bt-enable-lpd=false", "--bt-max-peers=0"]);
+                c.args(["--file-allocation=none", "--allow-overwrite=true", "--auto-save-interval=0"]);
                 c.arg(format!("--listen-port={port}")).arg("-d").arg(dir);
                 match what {
-                    "check" => c.args(["--check-integrity=true", "--hash-check-only=true"]),
-                    "seed" => c.args(["--check-integrity=true", "--seed-ratio=0.0"]),
-                    _ => c.arg("--seed-time=0"),
+                    What::Check => c.args(["--check-integrity=true", "--hash-check-only=true"]),
+                    What::Download => c.arg("--seed-time=0"),
+                    What::Seed | What::Trust => c.args(["--check-integrity=true", "--seed-ratio=0.0"]),
                 };
-                c.arg(torrent);
+                c.args(torrents);
                 c
             }
-            Kind::Libtorrent => {
-                let mut c = Command::new("python3");
-                c.args(["-c", LIBTORRENT, what]).arg(torrent).arg(dir).arg(port.to_string());
+            Kind::Libtorrent { profile } => {
+                let mut c = Command::new(python());
+                let word = match what {
+                    What::Check => "check",
+                    What::Download => "download",
+                    What::Seed => "seed",
+                    What::Trust => "trust",
+                };
+                c.args(["-c", LIBTORRENT, word, profile]).arg(dir).arg(port.to_string());
+                let list = home.join("torrents.txt");
+                let names: Vec<_> = torrents.iter().map(|t| t.to_string_lossy()).collect();
+                std::fs::write(&list, names.join("\n")).map_err(|e| format!("{}: {e}", list.display()))?;
+                c.arg(format!("@{}", list.display()));
+                c
+            }
+            Kind::Rqbit => {
+                let mut c = Command::new(rqbit());
+                c.args(["-v", "error", "--single-thread-runtime", "--disable-dht", "--disable-dht-persistence"]);
+                c.args(["--disable-lsd", "--disable-upnp-port-forward", "--disable-trackers", "--ipv4-only"]);
+                c.args(["--listen-ip", "127.0.0.1", "--listen-port", &port.to_string(), "--peer-limit", "20000"]);
+                c.args(["--http-api-listen-addr", "127.0.0.1:0", "download", "-o"]).arg(dir);
+                c.arg(if what == What::Download { "-e" } else { "--overwrite" }).args(torrents);
+                c
+            }
+            Kind::Rtorrent => {
+                let mut c = Command::new("rtorrent");
+                let event = if what == What::Download { "finished" } else { "hash_done" };
+                let text = RTORRENT.replace("PORT", &port.to_string()).replace("EVENT", event);
+                let text = text.replace("HOME", &home.to_string_lossy()).replace("DIR", &dir.to_string_lossy());
+                let rc = home.join("rtorrent.rc");
+                let made = std::fs::create_dir_all(home.join("session")).and_then(|()| std::fs::write(&rc, text));
+                made.map_err(|e| format!("{}: {e}", rc.display()))?;
+                c.args(["-n", "-o", &format!("import={}", rc.display())]);
+                c.args(torrents.iter().map(|t| t.with_extension("tracker")));
+                done = matches!(what, What::Download | What::Check).then(|| home.join("done"));
                 c
             }
         };
         c.env("HOME", home).env("XDG_STATE_HOME", home).env("XDG_CACHE_HOME", home).current_dir(home);
-        c
-    }
-
-    /// Downloads and leaves.
-    pub(crate) fn download(&self, torrent: &Path, dir: &Path, home: &Path, port: u16) -> Result<Subject, String> {
-        Subject::start(self.command("download", torrent, dir, home, port))
-    }
-
-    /// Seeds until it is stopped.
-    pub(crate) fn seed(&self, torrent: &Path, dir: &Path, home: &Path, port: u16) -> Result<Subject, String> {
-        Subject::start(self.command("seed", torrent, dir, home, port))
-    }
-
-    /// Checks its files and leaves.
-    pub(crate) fn check(&self, torrent: &Path, dir: &Path, home: &Path) -> Result<Subject, String> {
-        Subject::start(self.command("check", torrent, dir, home, 0))
+        Subject::start(c, done)
     }
 }

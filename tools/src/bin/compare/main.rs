@@ -2,63 +2,81 @@
 //!
 //! ```text
 //! cargo build --release && cargo run --release -p tools --bin compare -- [WORK]... [OPTION]...
-//!   WORK          download, seed, check, limit (default: all)
-//!   --size=MIB    of the payload (default 1024)
-//!   --runs=N      of each client, taken in turns (default 5); medians are printed
-//!   --clients=A,B of btmio, aria2, libtorrent (default: those that are installed)
-//!   --dir=DIR     scratch folder, emptied of what was made (default: the temporary folder)
-//!   --btmio=ARG   another argument for btmio; repeatable
+//!   WORK           download, memory, seed, slow, small, check, idle, many, cold, wire (default: all)
+//!   --size=MIB     of the payload (default: as each work says)
+//!   --runs=N       of each client, taken in turns (default 5); medians are printed
+//!   --clients=A,B  of btmio, libtorrent, libtorrent-tuned, aria2, rqbit, rtorrent (default: all that are installed)
+//!   --dir=DIR      scratch folder, emptied of what was made (default: the temporary folder)
+//!   --peers=N      for idle (default 10000)
+//!   --torrents=N   for many (default 10000)
+//!   --btmio=ARG    another argument for btmio; repeatable
 //! ```
 //!
-//! A client downloads from a null seeder (`nullpeer`: it serves from a few cached MiB, as fast as it is asked),
-//! uploads to a null leecher, or checks its files. CPU seconds are the client's own, all threads, user and system;
-//! wall time is from its start to its end for a download and a check, and of the transfer for seeding. `limit` is one
-//! thread of this program that receives, hashes four pieces at once and writes, with no protocol at all.
+//! A client downloads from null seeders (`nullpeer`: they serve from a few cached MiB, as fast as they are asked or at
+//! a rate), uploads to a null leecher, checks its files, or holds on to peers or torrents and does nothing. CPU seconds
+//! are the client's own, all threads, user and system; wall time is from its start to its end for a download and a
+//! check, and of the transfer for seeding. `BTMIO_PYTHON` names the Python that has libtorrent, `RQBIT` rqbit, `BTMIO`
+//! btmio, where they are not found otherwise.
 //!
-//! Compare numbers of one run only: machines differ, and so does one machine with other things to do. Virtual
-//! machines that give free memory back to their host make whoever comes first pay for getting it again. Linux only:
-//! the figures come from `/proc`.
+//! `÷` columns are what btmio needs, as a share of what that client needs. Compare numbers of one run only: machines
+//! differ, and so does one machine with other things to do. Virtual machines that give free memory back to their host
+//! make whoever comes first pay for getting it again. Linux only: the figures come from `/proc`.
 
 mod clients;
+mod content;
+mod limit;
 mod measure;
 mod nullpeer;
+mod wire;
+mod works;
 
 use clients::Client;
-use measure::{Figures, median};
-use nullpeer::Content;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::path::{Path, PathBuf};
+use measure::median;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
+use works::{Bench, WORKS, Work};
 
 /// Longest that one run may take.
-const PATIENCE: Duration = Duration::from_secs(300);
+const PATIENCE: Duration = Duration::from_secs(100);
 
 struct Options {
-    works: Vec<String>,
-    size: u64,
+    works: Vec<&'static Work>,
+    size: Option<u64>,
     runs: usize,
     clients: Vec<Client>,
     dir: PathBuf,
+    counts: (u32, u32),
 }
 
 fn options() -> Result<Options, String> {
-    let mut o = Options { works: Vec::new(), size: 1024, runs: 5, clients: Vec::new(), dir: std::env::temp_dir() };
+    let mut o = Options {
+        works: Vec::new(),
+        size: None,
+        runs: 5,
+        clients: Vec::new(),
+        dir: std::env::temp_dir(),
+        counts: (10_000, 10_000),
+    };
     let (mut names, mut extra) = (None, Vec::new());
     for arg in std::env::args().skip(1) {
-        let number = |v: &str| v.parse::<u64>().ok().filter(|n| *n > 0).ok_or(format!("{arg}: wanted a number"));
+        let number = |v: &str| v.parse::<u32>().ok().filter(|n| *n > 0).ok_or(format!("{arg}: wanted a number"));
         match arg.split_once('=') {
-            Some(("--size", v)) => o.size = number(v)?,
+            Some(("--size", v)) => o.size = Some(number(v)?.into()),
             Some(("--runs", v)) => o.runs = number(v)? as usize,
             Some(("--clients", v)) => names = Some(v.split(',').map(str::to_owned).collect::<Vec<_>>()),
             Some(("--dir", v)) => o.dir = v.into(),
+            Some(("--peers", v)) => o.counts.0 = number(v)?,
+            Some(("--torrents", v)) => o.counts.1 = number(v)?.max(2),
             Some(("--btmio", v)) => extra.push(v.to_owned()),
-            None if ["download", "seed", "check", "limit"].contains(&arg.as_str()) => o.works.push(arg),
-            _ => return Err(format!("{arg}: wanted download, seed, check, limit or an option; see the source's head")),
+            _ => match WORKS.iter().find(|w| w.name == arg) {
+                Some(work) => o.works.push(work),
+                None => return Err(format!("{arg}: wanted a work or an option; see the source's head")),
+            },
         }
     }
     if o.works.is_empty() {
-        o.works = ["download", "seed", "check", "limit"].map(str::to_owned).into();
+        o.works = WORKS.iter().collect();
     }
     o.clients = clients::installed(names.as_deref(), &extra)?;
     o.dir = o.dir.join(format!("btmio-compare-{}", std::process::id()));
@@ -66,11 +84,17 @@ fn options() -> Result<Options, String> {
 }
 
 fn main() -> ExitCode {
+    // Idle peers are many descriptors, here and in the clients, which inherit this.
+    let mut limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    limit.current = limit.maximum;
+    let _ = rustix::process::setrlimit(rustix::process::Resource::Nofile, limit);
     let result = options().and_then(|o| {
-        std::fs::create_dir_all(&o.dir).map_err(|e| format!("{}: {e}", o.dir.display()))?;
-        let result = run(&o);
-        let _ = std::fs::remove_dir_all(&o.dir);
-        result
+        o.works.iter().try_for_each(|work| {
+            std::fs::create_dir_all(&o.dir).map_err(|e| format!("{}: {e}", o.dir.display()))?;
+            let result = run(&o, work);
+            let _ = std::fs::remove_dir_all(&o.dir);
+            result
+        })
     });
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -81,91 +105,38 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(o: &Options) -> Result<(), String> {
-    let content = Content::new(o.size << 20);
-    let torrent = o.dir.join("payload.torrent");
-    std::fs::write(&torrent, content.torrent()).map_err(|e| format!("{}: {e}", torrent.display()))?;
-    let whole = o.dir.join("whole");
-    if o.works.iter().any(|w| w == "seed" || w == "check") {
-        content.write(&whole).map_err(|e| format!("{}: {e}", whole.display()))?;
+fn run(o: &Options, work: &'static Work) -> Result<(), String> {
+    let bench = Bench::new(work, o.size, &o.dir, o.counts)?;
+    let runners = bench.runners(&o.clients);
+    let mut all: Vec<Vec<Vec<f64>>> = vec![Vec::new(); runners.len()];
+    for _ in 0..o.runs {
+        for (runner, figures) in runners.iter().zip(&mut all) {
+            match bench.run(runner) {
+                Ok(f) => figures.push(f),
+                Err(e) => eprintln!("compare: {}: {}: {e}", work.name, runner.name()),
+            }
+        }
     }
-    for work in &o.works {
-        let gib = content.len() as f64 / (1u64 << 30) as f64;
-        println!("\n{work}, {} MiB, medians of {}\n", o.size, o.runs);
-        println!("| | wall s | CPU s/GiB | MB/s | peak RssAnon MiB | peak resident MiB |\n|---|---|---|---|---|---|");
-        let mut all: Vec<(&str, Vec<Figures>)> = o.clients.iter().map(|c| (c.name(), Vec::new())).collect();
-        if work == "limit" {
-            all = vec![("one thread, no protocol", Vec::new())];
-        }
-        for _ in 0..o.runs {
-            for (i, (name, figures)) in all.iter_mut().enumerate() {
-                let one = match work.as_str() {
-                    "limit" => nullpeer::limit(&content, &o.dir),
-                    _ => one(work, &o.clients[i], &content, &torrent, &o.dir, &whole),
-                };
-                match one {
-                    Ok(f) => figures.push(f),
-                    Err(e) => eprintln!("compare: {name}: {e}"),
-                }
-            }
-        }
-        for (name, figures) in &all {
-            if figures.is_empty() {
-                continue;
-            }
-            let of = |f: &dyn Fn(&Figures) -> f64| median(figures.iter().map(f).collect());
-            let wall = of(&|f| f.wall);
-            println!(
-                "| {name} | {wall:.3} | {:.3} | {:.0} | {:.1} | {:.1} |",
-                of(&|f| f.cpu) / gib,
-                content.len() as f64 / wall / 1e6,
-                of(&|f| f.anon),
-                of(&|f| f.peak)
-            );
-        }
+    println!("\n**{}**: {}; {} MiB, medians of {}\n", work.name, work.title, bench.content.len() >> 20, o.runs);
+    let titles: Vec<&str> = work.figures.iter().map(|f| f.0).collect();
+    let ratios: Vec<String> = titles[..work.ratios].iter().map(|t| format!(" ÷ {t} |")).collect();
+    println!("| | {} |{}", titles.join(" | "), ratios.concat());
+    println!("|{}", "---|".repeat(1 + titles.len() + ratios.len()));
+    let medians = |figures: &[Vec<f64>]| -> Vec<f64> {
+        (0..titles.len()).map(|i| median(figures.iter().map(|f| f[i]).collect())).collect()
+    };
+    let ours = all.first().map(|f| medians(f)).unwrap_or_default();
+    for (runner, figures) in runners.iter().zip(&all).filter(|(_, f)| !f.is_empty()) {
+        let theirs = medians(figures);
+        let cell = |(value, (_, digits)): (&f64, &(&str, usize))| match value.is_nan() {
+            true => " – |".to_owned(),
+            false => format!(" {value:.digits$} |"),
+        };
+        let cells: String = theirs.iter().zip(work.figures).map(cell).collect();
+        let ratio = |(a, b): (&f64, &f64)| if b.is_nan() { " – |".to_owned() } else { format!(" {:.2} |", a / b) };
+        let ratios: String = ours.iter().zip(&theirs).take(work.ratios).map(ratio).collect();
+        let count = if figures.len() < o.runs { format!(" ({} runs)", figures.len()) } else { String::new() };
+        println!("| {}{count} |{cells}{ratios}", runner.name());
     }
     Ok(())
-}
-
-/// One run of one client.
-fn one(
-    work: &str,
-    client: &Client,
-    content: &Content,
-    torrent: &Path,
-    dir: &Path,
-    whole: &Path,
-) -> Result<Figures, String> {
-    let port = free_port()?;
-    let home = dir.join("home");
-    let fresh = dir.join("download");
-    for d in [&home, &fresh] {
-        let _ = std::fs::remove_dir_all(d);
-        std::fs::create_dir_all(d).map_err(|e| format!("{}: {e}", d.display()))?;
-    }
-    let to = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-    match work {
-        "download" => {
-            let child = client.download(torrent, &fresh, &home, port)?;
-            let _seeder = nullpeer::seed(content.clone(), to);
-            let figures = child.until_the_end(PATIENCE)?;
-            let done = std::fs::metadata(fresh.join(Content::NAME)).map_or(0, |m| m.len());
-            if done == content.len() { Ok(figures) } else { Err(format!("wanted {} bytes, got {done}", content.len())) }
-        }
-        "seed" => {
-            let mut child = client.seed(torrent, whole, &home, port)?;
-            let pid = child.id();
-            let leecher = nullpeer::leech(content, to, pid, PATIENCE).map_err(|e| format!("the null leecher: {e}"))?;
-            // What came before the transfer is checking.
-            let figures = child.now(leecher.cpu_before, leecher.seconds)?;
-            child.stop();
-            Ok(figures)
-        }
-        _ => client.check(torrent, whole, &home)?.until_the_end(PATIENCE),
-    }
-}
-
-fn free_port() -> Result<u16, String> {
-    let l = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(|e| e.to_string())?;
-    l.local_addr().map(|a| a.port()).map_err(|e| e.to_string())
 }

@@ -1,15 +1,21 @@
 //! What a process uses, read from `/proc` while it runs and once more when it has ended but was not waited for.
 
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// What a run came to. Seconds and MiB.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Figures {
     pub(crate) wall: f64,
     pub(crate) cpu: f64,
     pub(crate) anon: f64,
     pub(crate) peak: f64,
+}
+
+impl Figures {
+    /// Nothing is known.
+    pub(crate) const NONE: Self = Self { wall: f64::NAN, cpu: f64::NAN, anon: f64::NAN, peak: f64::NAN };
 }
 
 /// The middle one, or the mean of the two in the middle.
@@ -22,35 +28,56 @@ pub(crate) fn median(mut of: Vec<f64>) -> f64 {
     }
 }
 
+/// The value below which this share of them lies.
+pub(crate) fn quantile(of: &mut [f64], q: f64) -> f64 {
+    of.sort_by(f64::total_cmp);
+    of.get(((of.len() as f64 * q) as usize).min(of.len().saturating_sub(1))).copied().unwrap_or(f64::NAN)
+}
+
 /// A client under measurement; killed when it is dropped.
 pub(crate) struct Subject {
     child: Child,
     begin: Instant,
+    /// It is done when this file appears; otherwise when it has ended.
+    done: Option<PathBuf>,
     anon: f64,
     peak: f64,
 }
 
 impl Subject {
-    pub(crate) fn start(mut command: Command) -> Result<Self, String> {
+    pub(crate) fn start(mut command: Command, done: Option<PathBuf>) -> Result<Self, String> {
         let name = command.get_program().to_string_lossy().into_owned();
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let begin = Instant::now();
         let child = command.spawn().map_err(|e| format!("{name}: {e}"))?;
-        Ok(Self { child, begin, anon: 0.0, peak: 0.0 })
+        Ok(Self { child, begin, done, anon: 0.0, peak: 0.0 })
     }
 
     pub(crate) fn id(&self) -> u32 {
         self.child.id()
     }
 
+    /// Seconds since it was started.
+    pub(crate) fn age(&self) -> f64 {
+        self.begin.elapsed().as_secs_f64()
+    }
+
     fn sample(&mut self) {
-        let text = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap_or_default();
-        let kib = |key: &str| {
-            let line = text.lines().find_map(|l| l.strip_prefix(key))?;
-            Some(line.split_whitespace().next()?.parse::<f64>().ok()? / 1024.0)
-        };
-        self.anon = self.anon.max(kib("RssAnon:").unwrap_or(0.0));
-        self.peak = self.peak.max(kib("VmHWM:").unwrap_or(0.0));
+        let kib = |key: &str| status(self.child.id(), key).unwrap_or(0.0) / 1024.0;
+        let (anon, peak) = (kib("RssAnon:"), kib("VmHWM:"));
+        self.anon = self.anon.max(anon);
+        self.peak = self.peak.max(peak);
+    }
+
+    /// Anonymous memory now, in bytes.
+    pub(crate) fn anon(&self) -> f64 {
+        status(self.child.id(), "RssAnon:").unwrap_or(f64::NAN) * 1024.0
+    }
+
+    /// CPU seconds and waits so far.
+    pub(crate) fn usage(&self) -> Result<(f64, f64), String> {
+        let waits = status(self.child.id(), "voluntary_ctxt_switches:").unwrap_or(f64::NAN);
+        Ok((stat(self.child.id())?.1, waits))
     }
 
     /// Waits for it to end well.
@@ -58,12 +85,15 @@ impl Subject {
         loop {
             let (state, cpu) = stat(self.child.id())?;
             if state == 'Z' {
-                let wall = self.begin.elapsed().as_secs_f64();
+                let wall = self.age();
                 let status = self.child.wait().map_err(|e| e.to_string())?;
                 if !status.success() {
                     return Err(format!("ended with {status}"));
                 }
                 return Ok(Figures { wall, cpu, anon: self.anon, peak: self.peak });
+            }
+            if self.done.as_ref().is_some_and(|d| d.exists()) {
+                return Ok(Figures { wall: self.age(), cpu, anon: self.anon, peak: self.peak });
             }
             if self.begin.elapsed() > patience {
                 return Err("took too long".into());
@@ -80,6 +110,17 @@ impl Subject {
         Ok(Figures { wall, cpu: cpu - before, anon: self.anon, peak: self.peak })
     }
 
+    /// Asks it to leave, as a user does, and waits for that.
+    pub(crate) fn interrupt(mut self, patience: Duration) {
+        if let Some(pid) = rustix::process::Pid::from_raw(self.child.id() as i32) {
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::INT);
+        }
+        let end = Instant::now() + patience;
+        while Instant::now() < end && self.child.try_wait().is_ok_and(|s| s.is_none()) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
     pub(crate) fn stop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
@@ -90,6 +131,13 @@ impl Drop for Subject {
     fn drop(&mut self) {
         self.stop();
     }
+}
+
+/// A number from a process's status.
+fn status(pid: u32, key: &str) -> Option<f64> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = text.lines().find_map(|l| l.strip_prefix(key))?;
+    line.split_whitespace().next()?.parse().ok()
 }
 
 /// A process's state, and the CPU seconds of all its threads.

@@ -1,124 +1,60 @@
-//! Peers that cost next to nothing: a seeder that serves from a few cached MiB, a leecher that drops what it reads; and
-//! what one thread needs without any protocol.
-//!
-//! The payload is a formula: block `k` is 16 KiB of a random pool, from a place that depends on `k`.
+//! Peers that cost next to nothing: seeders that serve from a few cached MiB, leechers that drop what they read, and
+//! peers that only shake hands.
 
-use super::measure::{Figures, stat, thread_cpu};
-use btmio::storage::lanes::Lanes;
-use std::io::{self, IoSlice, IoSliceMut, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::os::unix::fs::FileExt;
-use std::path::Path;
+use super::content::{BLOCK, Content, handshake};
+use super::measure::stat;
+use std::collections::HashMap;
+use std::io::{self, IoSlice, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-const BLOCK: usize = 16 << 10;
-const PIECE: usize = 1 << 20;
-const POOL: usize = 4 << 20;
 /// Blocks in one call.
-const STRIDE: usize = 64;
-/// Requests that the leecher keeps outstanding.
+pub(crate) const STRIDE: usize = 64;
+/// Requests that a leecher keeps outstanding.
 const AHEAD: u64 = 500;
 
-/// The payload, as a formula.
-#[derive(Clone)]
-pub(crate) struct Content {
-    pool: Arc<Vec<u8>>,
-    pieces: u64,
-    info_hash: [u8; 20],
-    torrent: Arc<Vec<u8>>,
+/// A piece of the payload as a request names it: piece, begin, length.
+type Asked = (u32, u32, u32);
+
+/// With bbr as the system's default, its pacing would set the speed.
+pub(crate) fn plain_congestion(stream: &TcpStream) {
+    let _ = rustix::net::sockopt::set_tcp_congestion(stream, "cubic");
 }
 
-impl Content {
-    pub(crate) const NAME: &'static str = "payload.bin";
-
-    /// `len` bytes, a multiple of 1 MiB.
-    pub(crate) fn new(len: u64) -> Self {
-        let mut x = 0x9E37_79B9_7F4A_7C15_u64;
-        let mut pool = Vec::with_capacity(POOL + 8);
-        while pool.len() < POOL {
-            x ^= x << 13;
-            x ^= x >> 7;
-            x ^= x << 17;
-            pool.extend_from_slice(&x.to_le_bytes());
-        }
-        let mut this =
-            Self { pool: Arc::new(pool), pieces: len / PIECE as u64, info_hash: [0; 20], torrent: Arc::default() };
-        let lanes = Lanes::new(4);
-        let mut hashes = Vec::new();
-        let piece = |p: u64| (0..64).flat_map(|b| this.block(p * 64 + b)).copied().collect::<Vec<u8>>();
-        for p in 0..this.pieces {
-            hashes.extend(lanes.digest_many(&[&piece(p)])[0]);
-        }
-        let mut info =
-            format!("d6:lengthi{len}e4:name11:{}12:piece lengthi{PIECE}e6:pieces{}:", Self::NAME, hashes.len())
-                .into_bytes();
-        info.extend(hashes);
-        info.push(b'e');
-        this.info_hash = lanes.digest_many(&[&info])[0];
-        this.torrent = Arc::new([b"d4:info", &info[..], b"e"].concat());
-        this
-    }
-
-    fn block(&self, k: u64) -> &[u8] {
-        let at = (k as usize).wrapping_mul(40_507 * 8) % (POOL - BLOCK);
-        &self.pool[at..at + BLOCK]
-    }
-
-    pub(crate) fn len(&self) -> u64 {
-        self.pieces * PIECE as u64
-    }
-
-    pub(crate) fn torrent(&self) -> &[u8] {
-        &self.torrent
-    }
-
-    /// Writes the payload's file below `dir`.
-    pub(crate) fn write(&self, dir: &Path) -> io::Result<()> {
-        std::fs::create_dir_all(dir)?;
-        let mut file = io::BufWriter::with_capacity(PIECE, std::fs::File::create(dir.join(Self::NAME))?);
-        (0..self.pieces * 64).try_for_each(|k| file.write_all(self.block(k)))?;
-        file.flush()
-    }
-
-    fn handshake(&self) -> [u8; 68] {
-        let mut h = [0; 68];
-        h[..20].copy_from_slice(b"\x13BitTorrent protocol");
-        h[28..48].copy_from_slice(&self.info_hash);
-        h[48..].copy_from_slice(b"-NP0001-............");
-        h
-    }
-}
-
-/// Connects as soon as somebody listens.
-fn dial(to: SocketAddr, patience: Duration) -> io::Result<TcpStream> {
-    let begin = Instant::now();
-    loop {
-        match TcpStream::connect(to) {
-            Ok(s) => {
-                s.set_nodelay(true)?;
-                s.set_read_timeout(Some(patience))?;
-                return Ok(s);
-            }
-            Err(e) if begin.elapsed() > patience => return Err(e),
-            Err(_) => std::thread::sleep(Duration::from_millis(2)),
-        }
-    }
+/// Connects from another loopback address for every number, because clients take few connections from one.
+fn connect(to: SocketAddr, number: u32) -> io::Result<TcpStream> {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
+    let [a, b] = [(number / 250) as u8, (number % 250) as u8 + 2];
+    let own = if number == 0 { Ipv4Addr::LOCALHOST } else { Ipv4Addr::new(127, 1, a, b) };
+    socket.bind(&SocketAddr::from((own, 0)).into())?;
+    socket.connect(&to.into())?;
+    let stream = TcpStream::from(socket);
+    stream.set_nodelay(true)?;
+    Ok(stream)
 }
 
 fn word(bytes: &[u8]) -> u32 {
     bytes.first_chunk::<4>().map_or(0, |b| u32::from_be_bytes(*b))
 }
 
+/// Shakes hands. Nothing follows before the answer has come: aria2 closes a connection on which more than a
+/// handshake waits for it.
+fn shake(stream: &mut TcpStream, handshake: &[u8; 68]) -> io::Result<()> {
+    stream.write_all(handshake)?;
+    stream.read_exact(&mut [0; 68])
+}
+
 /// Calls `on` for every message after the handshake, until it says to stop or the stream ends. The payload of
-/// `piece` messages is passed over: `on` gets their header alone.
+/// `piece` messages is passed over: `on` gets their header alone, when all of them has come.
 fn messages(
     stream: &mut TcpStream,
     mut on: impl FnMut(&mut TcpStream, u8, &[u8], bool) -> io::Result<bool>,
 ) -> io::Result<()> {
-    let (mut buf, mut have, mut skip) = (vec![0; 512 << 10], 0, 68);
+    let (mut buf, mut have, mut skip) = (vec![0; 512 << 10], 0, 0);
+    let mut piece = None;
     loop {
         let n = stream.read(&mut buf[have..])?;
         if n == 0 {
@@ -130,17 +66,30 @@ fn messages(
             let pass = skip.min(have - at);
             at += pass;
             skip -= pass;
+            if skip == 0 {
+                if let Some(header) = piece.take() {
+                    let header: [u8; 8] = header;
+                    if !on(stream, 7, &header, at == have)? {
+                        return Ok(());
+                    }
+                }
+            }
             let left = &buf[at..have];
             let len = word(left) as usize;
             if skip > 0 || left.len() < 4 {
                 break;
             }
-            let take = if len > 0 && left.get(4) == Some(&7) { 9 } else { len };
+            let is_piece = len >= 9 && left.get(4) == Some(&7);
+            let take = if is_piece { 9 } else { len };
             if left.len() < 4 + take || (len > 0 && left.len() < 5) {
                 break;
             }
             at += 4 + take;
             skip = len - take;
+            if is_piece {
+                piece = left[5..].first_chunk::<8>().copied();
+                continue;
+            }
             // A keep-alive is passed on as well, as the id that nothing has: it may be the last in the buffer.
             let (id, body) = if len > 0 { (left[4], &left[5..4 + take]) } else { (u8::MAX, &left[..0]) };
             if !on(stream, id, body, at == have)? {
@@ -152,40 +101,44 @@ fn messages(
     }
 }
 
-/// A seeder that dials a client again and again, until it is stopped.
-pub(crate) struct Seeder {
+/// Something that goes on in threads of its own until it is dropped.
+pub(crate) struct Running {
     stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
+    threads: Vec<JoinHandle<()>>,
 }
 
-impl Drop for Seeder {
+impl Drop for Running {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
-        let _ = self.thread.take().map(JoinHandle::join);
+        for t in self.threads.drain(..) {
+            let _ = t.join();
+        }
     }
 }
 
-/// Serves one client. Some refuse whoever comes before they have looked at their files.
-pub(crate) fn seed(content: Content, to: SocketAddr) -> Seeder {
+/// Seeders that dial a client again and again, each sending at most `rate` bytes per second.
+pub(crate) fn seed(content: &Content, to: SocketAddr, peers: u32, rate: Option<f64>) -> Running {
     let stop = Arc::new(AtomicBool::new(false));
-    let thread = std::thread::spawn({
-        let stop = stop.clone();
-        move || {
+    let first = u32::from(peers > 1);
+    let threads = (first..first + peers).map(|number| {
+        let (stop, content) = (stop.clone(), content.clone());
+        std::thread::spawn(move || {
             while !stop.load(Ordering::Relaxed) {
-                // Whatever ended it: the client tells whether it has everything.
-                let _ = seed_once(&content, to);
+                // Some clients refuse whoever comes before they have looked at their files. Whatever ended it:
+                // the client tells whether it has everything.
+                let _ = seed_once(&content, to, number, rate);
                 std::thread::sleep(Duration::from_millis(2));
             }
-        }
+        })
     });
-    Seeder { stop, thread: Some(thread) }
+    Running { threads: threads.collect(), stop }
 }
 
-fn seed_once(content: &Content, to: SocketAddr) -> io::Result<()> {
-    let mut stream = TcpStream::connect(to)?;
-    stream.set_nodelay(true)?;
+fn seed_once(content: &Content, to: SocketAddr, number: u32, rate: Option<f64>) -> io::Result<()> {
+    let mut stream = connect(to, number)?;
+    plain_congestion(&stream);
     stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-    stream.write_all(&content.handshake())?;
+    shake(&mut stream, &content.handshake(number))?;
     // All pieces, and go ahead.
     let mut bits = vec![0xFF; content.pieces.div_ceil(8) as usize];
     if content.pieces % 8 != 0 {
@@ -196,19 +149,33 @@ fn seed_once(content: &Content, to: SocketAddr) -> io::Result<()> {
     hello.extend(bits);
     hello.extend([0, 0, 0, 1, 1]);
     stream.write_all(&hello)?;
-    let mut asked = Vec::new();
+    let (mut asked, mut due) = (Vec::new(), None);
     messages(&mut stream, |stream, id, body, last| {
         if id == 6 && body.len() == 12 {
             asked.push((word(body), word(&body[4..]), word(&body[8..])));
         }
-        if last || asked.len() >= STRIDE {
-            serve(content, stream, &mut asked)?;
+        let Some(rate) = rate else {
+            if last || asked.len() >= STRIDE {
+                serve(content, stream, &asked)?;
+                asked.clear();
+            }
+            return Ok(true);
+        };
+        for one in std::mem::take(&mut asked) {
+            let now = Instant::now();
+            let at = due.get_or_insert(now);
+            // What was not used is not saved up for long.
+            *at = (*at).max(now - Duration::from_millis(100));
+            std::thread::sleep(at.saturating_duration_since(now));
+            *at += Duration::from_secs_f64(f64::from(one.2) / rate);
+            serve(content, stream, &[one])?;
         }
         Ok(true)
     })
 }
 
-fn serve(content: &Content, stream: &mut TcpStream, asked: &mut Vec<(u32, u32, u32)>) -> io::Result<()> {
+/// Sends blocks, [`STRIDE`] in a call.
+pub(crate) fn serve(content: &Content, stream: &mut TcpStream, asked: &[Asked]) -> io::Result<()> {
     for some in asked.chunks(STRIDE) {
         let headers: Vec<[u8; 13]> = some
             .iter()
@@ -236,7 +203,6 @@ fn serve(content: &Content, stream: &mut TcpStream, asked: &mut Vec<(u32, u32, u
             IoSlice::advance_slices(&mut parts, n);
         }
     }
-    asked.clear();
     Ok(())
 }
 
@@ -262,9 +228,17 @@ pub(crate) fn leech(content: &Content, to: SocketAddr, pid: u32, patience: Durat
     }
 }
 
+fn push_request(out: &mut Vec<u8>, k: u64) {
+    out.extend([0, 0, 0, 13, 6]);
+    out.extend(((k / 64) as u32).to_be_bytes());
+    out.extend(((k % 64) as u32 * BLOCK as u32).to_be_bytes());
+    out.extend((BLOCK as u32).to_be_bytes());
+}
+
 fn leech_once(content: &Content, to: SocketAddr, pid: u32, patience: Duration) -> io::Result<Option<Leeched>> {
-    let mut stream = dial(to, patience)?;
-    stream.write_all(&content.handshake())?;
+    let mut stream = connect(to, 0)?;
+    stream.set_read_timeout(Some(patience))?;
+    shake(&mut stream, &content.handshake(0))?;
     stream.write_all(&[0, 0, 0, 1, 2])?;
     let total = content.pieces * 64;
     let (mut asked, mut got, mut begin, mut cpu_before) = (0, 0, None, 0.0);
@@ -281,10 +255,7 @@ fn leech_once(content: &Content, to: SocketAddr, pid: u32, patience: Duration) -
         if begin.is_some() && (last || asked - got < AHEAD / 2) {
             out.clear();
             while asked < total && asked - got < AHEAD {
-                out.extend([0, 0, 0, 13, 6]);
-                out.extend(((asked / 64) as u32).to_be_bytes());
-                out.extend(((asked % 64) as u32 * BLOCK as u32).to_be_bytes());
-                out.extend((BLOCK as u32).to_be_bytes());
+                push_request(&mut out, asked);
                 asked += 1;
             }
             stream.write_all(&out)?;
@@ -295,56 +266,63 @@ fn leech_once(content: &Content, to: SocketAddr, pid: u32, patience: Duration) -
     Ok(seconds.filter(|_| got == total).map(|seconds| Leeched { seconds, cpu_before }))
 }
 
-/// The limit: receive in large calls, hash four pieces at once, write each piece once.
-pub(crate) fn limit(content: &Content, dir: &Path) -> Result<Figures, String> {
-    let text = |e: io::Error| e.to_string();
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(text)?;
-    let to = listener.local_addr().map_err(text)?;
-    let sender = std::thread::spawn({
-        let content = content.clone();
-        move || {
-            let mut stream = TcpStream::connect(to)?;
-            let block = |k: u64| (k as u32 / 64, k as u32 % 64 * BLOCK as u32, BLOCK as u32);
-            for p in 0..content.pieces {
-                serve(&content, &mut stream, &mut (p * 64..p * 64 + 64).map(block).collect())?;
-            }
-            io::Result::Ok(())
-        }
-    });
-    let (mut stream, _) = listener.accept().map_err(text)?;
-    let path = dir.join("limit.bin");
-    let file = std::fs::File::create(&path).map_err(text)?;
-    let lanes = Lanes::new(4);
-    let mut pieces = vec![vec![0; PIECE]; 4];
-    let mut headers = vec![[0; 13]; STRIDE];
-    let (begin, before) = (Instant::now(), thread_cpu());
-    let mut p = 0;
-    while p < content.pieces {
-        let n = (content.pieces - p).min(4) as usize;
-        for piece in &mut pieces[..n] {
-            let mut parts: Vec<IoSliceMut<'_>> = headers
-                .iter_mut()
-                .zip(piece.chunks_mut(BLOCK))
-                .flat_map(|(h, b)| [IoSliceMut::new(h), IoSliceMut::new(b)])
-                .collect();
-            let mut parts = &mut parts[..];
-            while !parts.is_empty() {
-                match stream.read_vectored(parts).map_err(text)? {
-                    0 => return Err("the sender ended early".into()),
-                    n => IoSliceMut::advance_slices(&mut parts, n),
+/// Keeps `depth` requests outstanding for `time`, over the whole payload again and again; returns how long each
+/// block took, in seconds.
+pub(crate) fn latencies(content: &Content, to: SocketAddr, depth: u64, time: Duration) -> io::Result<Vec<f64>> {
+    let mut stream = connect(to, 0)?;
+    stream.set_read_timeout(Some(Duration::from_secs(60)))?;
+    shake(&mut stream, &content.handshake(depth as u32))?;
+    stream.write_all(&[0, 0, 0, 1, 2])?;
+    let total = content.pieces * 64;
+    let (mut next, mut begin) = (0, None);
+    let mut out_at: HashMap<(u32, u32), Instant> = HashMap::new();
+    let mut took = Vec::new();
+    let mut out = Vec::new();
+    messages(&mut stream, |stream, id, body, last| {
+        match id {
+            1 => _ = begin.get_or_insert_with(Instant::now),
+            7 => {
+                if let Some(at) = out_at.remove(&(word(body), word(&body[4..]))) {
+                    took.push(at.elapsed().as_secs_f64());
                 }
             }
+            _ => {}
         }
-        let messages: Vec<&[u8]> = pieces[..n].iter().map(Vec::as_slice).collect();
-        std::hint::black_box(lanes.digest_many(&messages));
-        for (i, piece) in messages.iter().enumerate() {
-            file.write_all_at(piece, (p + i as u64) * PIECE as u64).map_err(text)?;
+        if begin.is_some() && last {
+            out.clear();
+            while (out_at.len() as u64) < depth {
+                let k = next % total;
+                push_request(&mut out, k);
+                out_at.insert(((k / 64) as u32, (k % 64) as u32 * BLOCK as u32), Instant::now());
+                next += 1;
+            }
+            stream.write_all(&out)?;
         }
-        p += n as u64;
+        Ok(begin.is_none_or(|b| b.elapsed() < time))
+    })?;
+    Ok(took)
+}
+
+/// Shakes hands with a client that has this torrent, says that it has nothing, and keeps the connection. Tries until
+/// it is answered.
+pub(crate) fn acquaintance(
+    info_hash: &[u8; 20],
+    to: SocketAddr,
+    number: u32,
+    patience: Duration,
+) -> io::Result<TcpStream> {
+    let begin = Instant::now();
+    loop {
+        let one = || {
+            let mut stream = connect(to, number)?;
+            stream.set_read_timeout(Some(patience))?;
+            shake(&mut stream, &handshake(info_hash, number))?;
+            Ok(stream)
+        };
+        match one() {
+            Ok(stream) => return Ok(stream),
+            Err(e) if begin.elapsed() > patience => return Err(e),
+            Err(_) => std::thread::sleep(Duration::from_millis(1)),
+        }
     }
-    let figures =
-        Figures { wall: begin.elapsed().as_secs_f64(), cpu: thread_cpu() - before, anon: f64::NAN, peak: f64::NAN };
-    sender.join().map_err(|_| "the sender panicked")?.map_err(text)?;
-    std::fs::remove_file(&path).map_err(text)?;
-    Ok(figures)
 }

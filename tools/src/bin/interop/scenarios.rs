@@ -27,7 +27,11 @@ pub(crate) struct World {
 /// The names of all scenarios, in the order they are run.
 pub(crate) fn names() -> Vec<String> {
     let both = |c: &Client| [format!("{}-to-btmio", c.name()), format!("btmio-to-{}", c.name())];
+    let magnets = |c: &Client| [format!("magnet-{}-to-btmio", c.name()), format!("magnet-btmio-to-{}", c.name())];
     let rest = [
+        "magnet-peer",
+        "magnet-kept",
+        "metadata-only",
         "opentracker",
         "opentracker-udp",
         // Not "opentracker-udp6": Debian's opentracker has no IPv6. It is run by name where a build has it.
@@ -36,12 +40,13 @@ pub(crate) fn names() -> Vec<String> {
         "scrape",
         "mixed",
         "resume",
+        "large",
         "tracker-silent",
         "tracker-garbage",
         "tracker-redirect",
         "tracker-self",
     ];
-    OTHERS.iter().flat_map(both).chain(rest.map(str::to_owned)).collect()
+    OTHERS.iter().flat_map(both).chain(OTHERS.iter().flat_map(magnets)).chain(rest.map(str::to_owned)).collect()
 }
 
 /// Runs one scenario, or `A-to-B` for any two clients; what was shown, or what went wrong.
@@ -54,17 +59,23 @@ pub(crate) fn run(name: &str, world: &World) -> Result<String, String> {
         }
         "udp" => world.transfer(Client::Libtorrent, Client::Btmio, &world.ours(Over::Udp)?),
         "udp6" => world.over_v6().transfer(Client::Btmio, Client::Libtorrent, &world.ours(Over::Udp6)?),
+        "magnet-peer" => world.magnet_peer(),
+        "magnet-kept" => world.magnet_kept(),
+        "metadata-only" => world.metadata_only(),
         "scrape" => world.scrape(),
         "mixed" => world.mixed(),
         "resume" => world.resume(),
+        "large" => world.large(),
         "tracker-silent" => world.bad_tracker(Options { silent: true, ..Options::default() }),
         "tracker-garbage" => world.bad_tracker(Options { garbage: true, ..Options::default() }),
         "tracker-redirect" => world.bad_tracker(Options { redirect: Some(Redirect::Loop), ..Options::default() }),
         "tracker-self" => world.names_ourselves(),
         _ => {
-            let (from, to) = name.split_once("-to-").ok_or(format!("no scenario called {name}"))?;
+            let (magnet, pair) = name.strip_prefix("magnet-").map_or((false, name), |rest| (true, rest));
+            let (from, to) = pair.split_once("-to-").ok_or(format!("no scenario called {name}"))?;
             let client = |name| Client::from_name(name).ok_or(format!("no client called {name}"));
-            world.transfer(client(from)?, client(to)?, &world.tracker(Options::default())?)
+            let (from, to, tracker) = (client(from)?, client(to)?, world.tracker(Options::default())?);
+            if magnet { world.magnet(from, to, &tracker) } else { world.transfer(from, to, &tracker) }
         }
     }
 }
@@ -100,18 +111,23 @@ impl World {
 
     /// A client's job: address 10.77.0.`n`, folders of its own, all data in place if it is a seed.
     fn job(&self, n: u8, client: Client, role: Role, torrent: &Path) -> Result<Job, String> {
+        let job = self.empty_job(n, client, role, torrent)?;
+        if role == Role::Seed {
+            self.payload.write(&job.dir).map_err(|e| e.to_string())?;
+        }
+        Ok(job)
+    }
+
+    /// The same with whatever data is in the folder already.
+    pub(crate) fn empty_job(&self, n: u8, client: Client, role: Role, torrent: &Path) -> Result<Job, String> {
         let (dir, home) = (self.dir.join(format!("{n}-data")), self.dir.join(format!("{n}-{}", client.name())));
-        let made = std::fs::create_dir_all(&dir).and_then(|()| match role {
-            Role::Seed => self.payload.write(&dir),
-            Role::Leech => Ok(()),
-        });
-        made.map_err(|e| e.to_string())?;
+        std::fs::create_dir_all(&dir).map_err(|e| e.to_string())?;
         let (torrent, ip) = (torrent.to_owned(), format!("{}{n}", self.net));
         Ok(Job { client, role, ip, torrent, dir, home, up_limit: 0, extra: Vec::new() })
     }
 
     /// Starts a client and waits until the tracker knows of it, as a seed or as a leech.
-    fn start(&self, job: &Job, tracker: &Tracker) -> Result<Node, String> {
+    pub(crate) fn start(&self, job: &Job, tracker: &Tracker) -> Result<Node, String> {
         let mut node = job.client.start(job)?;
         let known = wait_for(START, || match (node.child.exited(), tracker.counts(), job.role) {
             (Some(status), ..) => Some(Err(format!("{} ended with {status}", job.client.name()))),
@@ -187,6 +203,91 @@ impl World {
             self.leaves(&mut seeder)?;
         }
         Ok(format!("{} bytes in {:.1} s", self.payload.total(), took.as_secs_f64()))
+    }
+
+    /// The payload's magnet link; a path, because that is what clients are given.
+    fn link(&self, more: &str) -> PathBuf {
+        let hash: String = self.hash().iter().map(|b| format!("{b:02x}")).collect();
+        format!("magnet:?xt=urn:btih:{hash}{more}").into()
+    }
+
+    /// As `transfer`, but the one who downloads has only a magnet link with the tracker in it.
+    fn magnet(&self, from: Client, to: Client, tracker: &Tracker) -> Result<String, String> {
+        let seed = self.job(2, from, Role::Seed, &self.torrent("t", &[&tracker.url])?)?;
+        let url = tracker.url.replace(':', "%3A").replace('/', "%2F");
+        let mut leech = self.job(3, to, Role::Leech, &self.link(&format!("&tr={url}")))?;
+        if to == Client::Btmio {
+            leech.extra.push("-e".to_owned());
+        }
+        let mut seeder = self.start(&seed, tracker)?;
+        let begin = Instant::now();
+        let mut leecher = to.start(&leech)?;
+        self.arrives(&mut leecher, &leech, &[&seeder])?;
+        let took = begin.elapsed();
+        if from == Client::Btmio {
+            self.leaves(&mut seeder)?;
+        }
+        Ok(format!("{} bytes in {:.1} s", self.payload.total(), took.as_secs_f64()))
+    }
+
+    /// No tracker: the link names one peer, and that is all.
+    fn magnet_peer(&self) -> Result<String, String> {
+        let tracker = self.tracker(Options::default())?;
+        let seed = self.job(2, Client::Libtorrent, Role::Seed, &self.torrent("t", &[&tracker.url])?)?;
+        let mut leech = self.job(3, Client::Btmio, Role::Leech, &self.link(&format!("&x.pe={}:{PORT}", seed.ip)))?;
+        leech.extra.push("-e".to_owned());
+        let seeder = self.start(&seed, &tracker)?;
+        let mut leecher = Client::Btmio.start(&leech)?;
+        self.arrives(&mut leecher, &leech, &[&seeder])?;
+        let seen = leecher.events().iter().any(|e| e["event"] == "metadata" && e["name"].is_string());
+        if seen { Ok("by x.pe alone".to_owned()) } else { Err("no `metadata` event".to_owned()) }
+    }
+
+    /// Interrupted and started again by the same link, btmio needs nobody to tell it what the torrent is: with all
+    /// data there, and nobody to ask, it is done at once.
+    fn magnet_kept(&self) -> Result<String, String> {
+        let tracker = self.tracker(Options::default())?;
+        let seed = self.job(2, Client::Transmission, Role::Seed, &self.torrent("t", &[&tracker.url])?)?;
+        let mut leech = self.job(3, Client::Btmio, Role::Leech, &self.link(""))?;
+        leech.extra = vec!["-e".to_owned(), format!("--peer={}:{PORT}", seed.ip)];
+        let mut seeder = self.start(&seed, &tracker)?;
+        let mut first = Client::Btmio.start(&leech)?;
+        self.arrives(&mut first, &leech, &[&seeder])?;
+        drop(first);
+        seeder.child.stop();
+        leech.extra.truncate(1);
+        let begin = Instant::now();
+        let mut second = Client::Btmio.start(&leech)?;
+        self.arrives(&mut second, &leech, &[])?;
+        Ok(format!("again from what was kept in {:.1} s", begin.elapsed().as_secs_f64()))
+    }
+
+    /// `--metadata-only` writes a torrent that another client takes, and nothing else.
+    fn metadata_only(&self) -> Result<String, String> {
+        let tracker = self.tracker(Options::default())?;
+        let torrent = self.torrent("t", &[&tracker.url])?;
+        let seed = self.job(2, Client::Aria2, Role::Seed, &torrent)?;
+        let more = format!("&tr={}&x.pe={}:{PORT}", tracker.url, seed.ip);
+        let mut leech = self.job(3, Client::Btmio, Role::Leech, &self.link(&more))?;
+        leech.extra.push("--metadata-only".to_owned());
+        let seeder = self.start(&seed, &tracker)?;
+        let mut btmio = Client::Btmio.start(&leech)?;
+        match btmio.child.wait(Duration::from_secs(30)) {
+            Some(status) if status.success() => {}
+            other => return Err(format!("btmio: {other:?}\n{}{}", btmio.child.tail(), seeder.child.tail())),
+        }
+        let files: Vec<_> = std::fs::read_dir(&leech.dir).map_err(|e| e.to_string())?.flatten().collect();
+        let [file] = &files[..] else { return Err(format!("{} files are in the folder, wanted one", files.len())) };
+        let read = |path: &Path| std::fs::read(path).map_err(|e| e.to_string());
+        let meta = |bytes: &[u8]| btmio::metainfo::Metainfo::parse(bytes).map_err(|e| e.to_string());
+        if meta(&read(&file.path())?)?.info != meta(&read(&torrent)?)?.info {
+            return Err("another info dictionary was written".to_owned());
+        }
+        // And it serves: transmission takes it for a torrent.
+        let again = self.job(4, Client::Transmission, Role::Leech, &file.path())?;
+        let mut node = self.start(&again, &tracker)?;
+        self.arrives(&mut node, &again, &[&seeder])?;
+        Ok(format!("{} written, and taken by transmission", file.file_name().to_string_lossy()))
     }
 
     /// The library asks opentracker for its counts, over HTTP and over UDP, while one seed is there.
