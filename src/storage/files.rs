@@ -557,7 +557,7 @@ impl Files {
         }
     }
 
-    /// Reads bytes within one file if that takes no waiting for the disk; else `None`, and the kernel begins to read them.
+    /// Reads bytes within one file if that takes no waiting for the disk; else `None`, and the kernel begins to read.
     pub(super) fn read_cached(
         &mut self,
         t: TorrentKey,

@@ -6,8 +6,8 @@
 //! ```
 //!
 //! Nothing is copied, and the loop does not wait. What is under way counts against the pool's limit, and a cap of its
-//! own ([`StorageConfig::unwritten`](super::StorageConfig)): beyond it [`Disk::holds_back_for`] says that no more payload
-//! should be read. Space is taken by the helper too, before the first write of the file, because jobs are done in
+//! own ([`StorageConfig::unwritten`](super::StorageConfig)): beyond it [`Disk::holds_back_for`] says that no more
+//! payload should be read. Space is taken by the helper too, before the first write of the file, because jobs are done in
 //! order; until that is over the file's torrent is written by the helper even where the volume is fast.
 //!
 //! What it does not do: decide when a piece is written (`hash`, `disk`), or how fast a volume is (`volume`).

@@ -334,7 +334,7 @@ impl Disk {
         })
     }
 
-    /// Whether bytes at rest have to be fetched from the disk first. Then the helper is sent for them, and a little more.
+    /// Whether bytes at rest have to be fetched from the disk first. Then the helper is sent for them and some more.
     fn is_cold(&mut self, job: &mut Job, offset: u64, buf: &mut [u8]) -> bool {
         let at_rest = matches!(job.goal, Goal::Recheck { .. });
         if !at_rest || !self.hand.is_threaded() || job.at < job.cached {

@@ -280,7 +280,7 @@ pub trait Storage {
     fn work(&mut self, budget: usize) -> bool;
 
     /// Adds to the plan `block[at..at + max]` for sending. The piece must have been verified. Returns how many bytes
-    /// are covered: fewer where the disk has to be waited for, which begins to read them then. Ask again a little later.
+    /// are covered: fewer where the disk has to be waited for, which begins to read them then. Ask again later.
     fn lend(&mut self, t: TorrentKey, block: Block, at: u32, max: u32, out: &mut PlaceList) -> Result<u32, DiskError>;
 
     /// Tells that a block will be lent soon, so that the disk can start on it.

@@ -7,8 +7,8 @@
 //! ```
 //!
 //! A write to the page cache takes microseconds until the kernel has as much unwritten data as it wants; then the
-//! writer stands still for as long as the disk likes. So a disk is not trusted before it has shown how fast it is: now and
-//! then the helper waits until what it wrote is on the device and takes the time (a probe).
+//! writer stands still for as long as the disk likes. So a disk is not trusted before it has shown how fast it is: now
+//! and then the helper waits until what it wrote is on the device and takes the time (a probe).
 //!
 //! What it does not do: read a clock, or write.
 //!
