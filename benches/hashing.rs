@@ -6,6 +6,7 @@
 
 use btmio::id::{PieceIndex, TorrentKey};
 use btmio::storage::lanes::Lanes;
+use btmio::storage::lanes256::Lanes256;
 use btmio::storage::{Disk, Done, OpenSpec, Storage, StorageConfig};
 use btmio::torrent::layout::{Layout, LayoutFile};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
@@ -27,6 +28,22 @@ fn lanes(c: &mut Criterion) {
     }
     let portable = Lanes::portable(1);
     group.bench_function("crate", |b| b.iter(|| black_box(portable.digest_many(black_box(&messages)))));
+    group.finish();
+}
+
+/// The leaves of 4 MiB of a version 2 torrent.
+fn leaves(c: &mut Criterion) {
+    let data: Vec<u8> = (0..4 * MIB as u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    let leaves: Vec<&[u8]> = data.chunks(16 << 10).collect();
+    let mut group = c.benchmark_group("sha256");
+    group.throughput(Throughput::Bytes(data.len() as u64));
+    for width in 1..=4 {
+        let lanes = Lanes256::new(width);
+        let id = BenchmarkId::new("lanes", width);
+        group.bench_function(id, |b| b.iter(|| black_box(lanes.digest_many(black_box(&leaves)))));
+    }
+    let portable = Lanes256::portable();
+    group.bench_function("crate", |b| b.iter(|| black_box(portable.digest_many(black_box(&leaves)))));
     group.finish();
 }
 
@@ -60,5 +77,5 @@ fn recheck(c: &mut Criterion) {
     let _ = std::fs::remove_dir_all(&dir);
 }
 
-criterion_group!(benches, lanes, recheck);
+criterion_group!(benches, lanes, leaves, recheck);
 criterion_main!(benches);

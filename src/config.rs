@@ -37,6 +37,24 @@ pub struct Config {
     pub metadata_max: u32,
     /// How often the record for resuming is saved while something changes.
     pub save_interval: Duration,
+    /// The distributed hash table; `None`, as by default, is none.
+    pub dht: Option<DhtConfig>,
+}
+
+/// How the DHT node behaves (BEP 5).
+#[derive(Clone, Debug)]
+pub struct DhtConfig {
+    /// Nodes to ask when no other is known. By default well-known ones on the Internet.
+    pub bootstrap: Vec<(String, u16)>,
+    /// Ask, but answer nobody (BEP 43): for hosts that cannot be reached, or whose traffic is dear.
+    pub read_only: bool,
+}
+
+impl Default for DhtConfig {
+    fn default() -> Self {
+        let public = [("dht.libtorrent.org", 25401), ("dht.transmissionbt.com", 6881), ("router.bittorrent.com", 6881)];
+        Self { bootstrap: public.map(|(host, port)| (host.to_owned(), port)).into(), read_only: false }
+    }
 }
 
 impl Default for Config {
@@ -56,6 +74,7 @@ impl Default for Config {
             snub_timeout: Duration::from_secs(30),
             metadata_max: 8 << 20,
             save_interval: Duration::from_secs(30),
+            dht: None,
         }
     }
 }
@@ -152,16 +171,52 @@ pub mod limits {
     /// Shortest and longest announce interval obeyed.
     pub const ANNOUNCE_INTERVAL: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(24 * 3600));
 
+    /// Bytes a second that the DHT node sends.
+    pub const DHT_UP: u64 = 8000;
+    /// Largest datagram of a DHT node that is read.
+    pub const DHT_DATAGRAM_IN: usize = 4096;
+    /// Largest datagram that is sent to a DHT node (BEP 32).
+    pub const DHT_DATAGRAM_OUT: usize = 1024;
+    /// Bytes sent to a DHT node that has not shown that it is where it seems to be, for each two bytes it sent.
+    pub const DHT_UNVERIFIED: usize = 3;
+    /// Peers taken from one response.
+    pub const DHT_VALUES_IN: usize = 50;
+    /// Contacts of one family taken from one response.
+    pub const DHT_NODES_IN: usize = 16;
+    /// Longest token that is kept.
+    pub const DHT_TOKEN_IN: usize = 64;
+    /// Torrents that others have announced to us.
+    pub const DHT_TORRENTS: usize = 1024;
+    /// Peers that others have announced to us, of one torrent.
+    pub const DHT_PEERS_TORRENT: usize = 128;
+    /// Peers that others have announced to us, in all.
+    pub const DHT_PEERS: usize = 8192;
+    /// Searches under way at once.
+    pub const DHT_SEARCHES: usize = 8;
+    /// Nodes named by peers that wait to be pinged.
+    pub const DHT_PORTS: usize = 32;
+    /// Queries under way at once.
+    pub const DHT_PENDING: usize = 256;
+
     /// Alerts that wait for an embedder who does not pull them; the oldest go first.
     pub const ALERTS: usize = 16 * 1024;
 
     /// Addresses remembered for one torrent.
     pub const SWARM: usize = 1000;
+    /// Addresses of one network (IPv4 /24, IPv6 /48) that are remembered on hearsay and have never worked: on the
+    /// internet, and on a local network.
+    pub const HEARSAY: (usize, usize) = (16, 200);
+    /// The same of one host.
+    pub const HEARSAY_HOST: usize = 2;
+    /// No peer on the internet listens below this port.
+    pub const PORT_LEAST: u16 = 1024;
     /// Connection attempts under way at once.
     pub const HALF_OPEN: usize = 16;
 
     // A file is at least `d 6:length i0e 4:path l 3:dir 4:name e e`, 9 tokens.
     const _: () = assert!(FILES * 9 <= BENCODE_TOKENS);
+    const _: () = assert!(DHT_DATAGRAM_OUT < DHT_DATAGRAM_IN);
+    const _: () = assert!(DHT_PEERS_TORRENT < DHT_PEERS && DHT_TORRENTS < DHT_PEERS);
     const _: () = assert!(FRAME >= crate::id::BLOCK_LEN + 9);
     const _: () = assert!(REQUESTS_IN <= REQUESTS_IN_TOTAL);
     const _: () = assert!(TRACKER_STOP.as_secs() < TRACKER_TIMEOUT.as_secs());

@@ -62,9 +62,9 @@
 //!
 //! | tier | modules | what they are |
 //! |---|---|---|
-//! | 0 | [`id`] [`time`] [`rng`] [`slots`] [`bitfield`] [`rate`] [`config`] | vocabulary: values everyone shares |
+//! | 0 | [`id`] [`time`] [`rng`] [`slots`] [`bitfield`] [`rate`] [`crc32c`] [`config`] | vocabulary: shared values |
 //! | 1 | [`bencode`] [`metainfo`] [`wire`] [`http`] | formats: bytes to values and back; no state, no time |
-//! | 2 | [`peer`] [`torrent`] [`tracker`] [`api`] [`error`] | machines: (now, event) to state change and actions |
+//! | 2 | [`peer`] [`torrent`] [`tracker`] [`dht`] [`api`] [`error`] | machines: (now, event) to change and actions |
 //! | 3 | [`session`] | the whole: owns the slabs, dispatches |
 //! | 4 | [`pump`] [`storage`] | the seam: sockets, plans and files meet |
 //! | 5 | [`net`] | the driver: mio, sockets, names |
@@ -87,6 +87,8 @@ pub mod bencode;
 pub mod bitfield;
 pub mod cli;
 pub mod config;
+pub mod crc32c;
+pub mod dht;
 pub mod error;
 pub mod http;
 pub mod id;

@@ -26,7 +26,7 @@ use super::json::{self, Line};
 use super::load::{self, Loaded};
 use super::signals::{self, Source, Wish};
 use super::{Failure, escape, exit, metadata, progress, state_dir, term};
-use crate::config::Config;
+use crate::config::{Config, DhtConfig};
 use crate::error::Error;
 use crate::id::{InfoHash, TorrentKey};
 use crate::metainfo::Metainfo;
@@ -204,6 +204,13 @@ fn config(opts: &Get) -> LoopConfig {
         session.max_peers = n;
         session.max_peers_torrent = n;
     }
+    session.dht = opts.dht.as_ref().map(|nodes| {
+        let mut dht = DhtConfig::default();
+        if !nodes.is_empty() {
+            dht.bootstrap = nodes.iter().map(|n| (n.host.clone(), n.port)).collect();
+        }
+        dht
+    });
     let config = LoopConfig {
         session,
         storage: StorageConfig { backend: opts.storage, lane: opts.lane, ..StorageConfig::default() },

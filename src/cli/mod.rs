@@ -47,7 +47,7 @@ mod show;
 mod signals;
 mod term;
 
-pub use show::{ShowError, show, show_magnet};
+pub use show::{ShowError, show, show_magnet, show_torrent};
 
 /// Exit codes. They keep aria2's numbers where the meaning is the same.
 pub mod exit {
@@ -125,6 +125,14 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
     };
     ExitCode::from(code)
+}
+
+/// Reads a command line as [`run`] does: the words about what is wrong with it. For the fuzzer, which
+/// must not start anything.
+#[doc(hidden)]
+pub fn read_arguments(args: &[&str]) -> Result<(), String> {
+    let opts = args::parse(args.iter().map(OsString::from), &|_| args::Probe::Absent);
+    opts.map(|_| ()).map_err(|usage| usage.to_string())
 }
 
 fn command(opts: args::Opts) -> Result<u8, Failure> {

@@ -69,8 +69,20 @@ impl std::error::Error for ShowError {}
 pub fn show(file: &Path, json: bool, out: &mut dyn Write) -> Result<(), ShowError> {
     let bytes = read(file).map_err(|error| ShowError::Read { path: file.to_path_buf(), error })?;
     let torrent = Metainfo::parse(&bytes).map_err(|error| ShowError::Torrent { path: file.to_path_buf(), error })?;
-    let result = if json { write_json(&torrent, out) } else { write_text(&torrent, out) };
-    result.and_then(|()| out.flush()).map_err(ShowError::Write)
+    show_torrent(&torrent, json, out).map_err(ShowError::Write)
+}
+
+/// Writes what a torrent says to `out`.
+///
+/// # Errors
+/// When `out` cannot be written.
+pub fn show_torrent(torrent: &Metainfo, json: bool, out: &mut dyn Write) -> io::Result<()> {
+    if json {
+        write_json(torrent, out)?
+    } else {
+        write_text(torrent, out)?
+    }
+    out.flush()
 }
 
 /// Writes what a magnet link, or a bare info hash, says to `out`.

@@ -4,8 +4,8 @@
 //! - [`ResponseReader`]: bytes in, one response out, whatever the pieces they come in.
 //! - [`percent_encode`]: for query values that are raw bytes.
 //!
-//! It does not connect, does not follow redirects, does not reuse connections (requests ask for
-//! `Connection: close`) and does not decompress (requests ask for `identity`).
+//! It does not connect, does not follow redirects and does not reuse connections (requests ask for
+//! `Connection: close`). Compression is not asked for; gzip is read where it comes all the same.
 //!
 //! Invariants: what a reader answers depends on the bytes only, not on how they were cut; it never
 //! holds more than [`limits::HTTP_HEAD`](crate::config::limits::HTTP_HEAD) of head and the caller's
@@ -16,9 +16,11 @@
 //! [RFC 9110](https://www.rfc-editor.org/rfc/rfc9110),
 //! [RFC 9112](https://www.rfc-editor.org/rfc/rfc9112)
 
+mod gzip;
 mod response;
 mod url;
 
+pub use gzip::{GzipError, decode as gunzip};
 pub use response::{HttpError, ResponseReader};
 pub use url::{Scheme, Url, UrlError};
 

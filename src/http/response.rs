@@ -11,9 +11,13 @@
 //! What comes after the end is ignored: the request asked for `Connection: close`. The body of a
 //! redirect is not read. A head is parsed once, when its blank line is there, so that the outcome
 //! does not depend on how the bytes were cut; header lines that are not headers are skipped.
+//!
+//! A body in gzip is decompressed once all of it is there, whether it was asked for or not: there are
+//! servers that never ask. Both forms of it keep to the caller's limit.
 
 use std::fmt;
 
+use super::gzip::{self, GzipError};
 use crate::config::limits;
 
 /// Most header lines of one head.
@@ -39,8 +43,10 @@ pub enum HttpError {
     },
     /// A chunk's size line, or the line end behind a chunk, is malformed.
     Chunk,
-    /// A coding that was not asked for (`gzip`) or is not known.
+    /// A coding other than gzip.
     Coding(String),
+    /// The body is not the gzip it is said to be.
+    Gzip(GzipError),
     /// The stream ended early.
     Truncated {
         /// Bytes of body received.
@@ -57,7 +63,8 @@ impl fmt::Display for HttpError {
             Self::Length(v) => write!(f, "Content-Length {v:?}, wanted one number"),
             Self::BodyTooLong { limit } => write!(f, "body longer than {limit} bytes"),
             Self::Chunk => f.write_str("malformed chunk"),
-            Self::Coding(c) => write!(f, "coding {c:?} was not asked for"),
+            Self::Coding(c) => write!(f, "coding {c:?}, wanted none or gzip"),
+            Self::Gzip(e) => write!(f, "gzip body: {e}"),
             Self::Truncated { got } => write!(f, "the connection ended after {got} bytes of body"),
         }
     }
@@ -89,6 +96,8 @@ pub struct ResponseReader {
     head_bytes: usize,
     status: u16,
     location: Option<String>,
+    /// The body is compressed, and has to be decompressed at its end.
+    gzip: bool,
     body: Vec<u8>,
 }
 
@@ -102,6 +111,7 @@ impl ResponseReader {
             head_bytes: 0,
             status: 0,
             location: None,
+            gzip: false,
             body: Vec::new(),
         }
     }
@@ -114,6 +124,7 @@ impl ResponseReader {
                 Err(e) => self.state = State::Failed(e),
             }
         }
+        self.decompress();
         self.outcome()
     }
 
@@ -124,7 +135,22 @@ impl ResponseReader {
             State::UntilEof => self.state = State::Done,
             _ => self.state = State::Failed(HttpError::Truncated { got: self.body.len() }),
         }
+        self.decompress();
         self.outcome()
+    }
+
+    /// Decompresses the body, once it is complete.
+    fn decompress(&mut self) {
+        if self.state != State::Done || !std::mem::take(&mut self.gzip) {
+            return;
+        }
+        match gzip::decode(&self.body, self.max_body) {
+            Ok(plain) => self.body = plain,
+            // What stands in an error is of no great interest.
+            Err(_) if !(200..300).contains(&self.status) => {}
+            Err(GzipError::TooLong) => self.state = State::Failed(HttpError::BodyTooLong { limit: self.max_body }),
+            Err(e) => self.state = State::Failed(HttpError::Gzip(e)),
+        }
     }
 
     fn outcome(&self) -> Result<bool, HttpError> {
@@ -278,12 +304,15 @@ impl ResponseReader {
         let redirect = (300..400).contains(&status) && self.location.is_some();
         self.state = if redirect || matches!(status, 101 | 204 | 304) {
             State::Done
-        } else if let (Some(coding), 200..300) = (framing.content_coding, status) {
-            return Err(HttpError::Coding(coding));
-        } else if framing.chunked {
-            State::ChunkSize
         } else {
+            match framing.content_coding {
+                Coding::Identity => {}
+                Coding::Gzip => self.gzip = true,
+                Coding::Other(_) if !(200..300).contains(&status) => {}
+                Coding::Other(coding) => return Err(HttpError::Coding(coding)),
+            }
             match framing.length {
+                _ if framing.chunked => State::ChunkSize,
                 Some(0) => State::Done,
                 Some(n) => match usize::try_from(n) {
                     Ok(left) if left <= self.max_body => State::Fixed { left },
@@ -296,13 +325,21 @@ impl ResponseReader {
     }
 }
 
+/// What a `Content-Encoding` says.
+#[derive(Default)]
+enum Coding {
+    #[default]
+    Identity,
+    Gzip,
+    Other(String),
+}
+
 /// The headers that matter.
 #[derive(Default)]
 struct Framing {
     length: Option<u64>,
     chunked: bool,
-    /// A `Content-Encoding` other than `identity`.
-    content_coding: Option<String>,
+    content_coding: Coding,
     location: Option<String>,
 }
 
@@ -332,9 +369,13 @@ impl Framing {
                     }
                 }
             } else if h.name.eq_ignore_ascii_case("content-encoding") {
-                if !value.is_empty() && !value.eq_ignore_ascii_case(b"identity") {
-                    f.content_coding = Some(text());
-                }
+                let is = |name: &[u8]| value.eq_ignore_ascii_case(name);
+                f.content_coding = match f.content_coding {
+                    before if value.is_empty() || is(b"identity") => before,
+                    Coding::Identity if is(b"gzip") || is(b"x-gzip") => Coding::Gzip,
+                    // Several, one upon the other, too: nobody means well by that.
+                    _ => Coding::Other(text()),
+                };
             } else if h.name.eq_ignore_ascii_case("location") && f.location.is_none() {
                 f.location = std::str::from_utf8(value).ok().map(str::to_owned);
             }
@@ -418,7 +459,10 @@ mod tests {
         b"HTTP/1.1 200 OK\r\nContent-Length:\r\n\r\nhello",
         b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999999999999\r\n\r\nhello",
         b"HTTP/1.1 200 OK\r\nContent-Length: 1001\r\n\r\nhello",
+        b"HTTP/1.1 200 OK\r\nContent-Encoding: br\r\n\r\n\x1f\x8b",
         b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\n\x1f\x8b",
+        b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 5\r\n\r\nhello",
+        b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Encoding: gzip\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nffffffffffffffff\r\nhello",
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n10000000000000000\r\nhello",
@@ -446,8 +490,63 @@ mod tests {
         assert_eq!(whole(BAD[1]).0, Err(HttpError::Truncated { got: 4 }));
         assert_eq!(whole(BAD[4]).0, Err(HttpError::NotHttp));
         assert_eq!(whole(BAD[7]).0, Err(HttpError::Length("6".into())));
-        assert_eq!(whole(BAD[13]).0, Err(HttpError::Coding("gzip".into())));
-        assert_eq!(whole(BAD[15]).0, Err(HttpError::BodyTooLong { limit: 1000 }));
+        assert_eq!(whole(BAD[13]).0, Err(HttpError::Coding("br".into())));
+        assert_eq!(whole(BAD[14]).0, Err(HttpError::Gzip(GzipError::Truncated)));
+        assert_eq!(whole(BAD[15]).0, Err(HttpError::Gzip(GzipError::Magic)));
+        assert_eq!(whole(BAD[16]).0, Err(HttpError::Coding("gzip".into())));
+        assert_eq!(whole(BAD[18]).0, Err(HttpError::BodyTooLong { limit: 1000 }));
+        for (error, words) in [
+            (HttpError::Gzip(GzipError::Checksum), "gzip body: checksum or length does not match"),
+            (HttpError::Coding("br".into()), "coding \"br\", wanted none or gzip"),
+            (HttpError::Truncated { got: 4 }, "the connection ended after 4 bytes of body"),
+            (HttpError::NotHttp, "not HTTP/1"),
+            (HttpError::HeadTooLong, "head longer than 65536 bytes"),
+            (HttpError::Head("version"), "malformed head: version"),
+            (HttpError::Length("a".into()), "Content-Length \"a\", wanted one number"),
+            (HttpError::BodyTooLong { limit: 7 }, "body longer than 7 bytes"),
+            (HttpError::Chunk, "malformed chunk"),
+        ] {
+            assert_eq!(error.to_string(), words);
+        }
+    }
+
+    #[test]
+    fn a_body_in_gzip_is_decompressed_at_its_end() {
+        const BODY: &[u8] = include_bytes!("../../testdata/gzip/reply.gz");
+        let plain = b"d8:intervali1800e5:peers0:e".repeat(3);
+        let chunks: Vec<u8> =
+            BODY.chunks(9).flat_map(|c| [format!("{:x}\r\n", c.len()).as_bytes(), c, b"\r\n"].concat()).collect();
+        for (head, body) in [
+            ("Content-Encoding: gzip\r\n".to_owned(), BODY.to_vec()),
+            (format!("content-encoding: X-GZIP\r\nContent-Length: {}\r\n", BODY.len()), BODY.to_vec()),
+            (
+                "Transfer-Encoding: chunked\r\nContent-Encoding: gzip\r\n".to_owned(),
+                [&chunks, &b"0\r\n\r\n"[..]].concat(),
+            ),
+        ] {
+            let bytes = [b"HTTP/1.1 200 OK\r\n", head.as_bytes(), b"\r\n", &body].concat();
+            for cut in [usize::MAX, 7, 1] {
+                let (result, status, _, got) = read(&bytes, 1000, || cut);
+                assert_eq!((result, status, &got), (Ok(true), 200, &plain), "{head} {cut}");
+            }
+            // What comes out has the same limit as what came in: here the larger of the two decides.
+            let (small, large) = (plain.len() - 1, plain.len());
+            assert_eq!(read(&bytes, small, || 7).0, Err(HttpError::BodyTooLong { limit: small }), "{head}");
+            assert_eq!(read(&bytes, large, || 7).0, Ok(true), "{head}");
+        }
+        // The words of an error are read too, or left as they are.
+        let refused = [b"HTTP/1.1 403 No\r\nContent-Encoding: gzip\r\n\r\n", BODY].concat();
+        assert_eq!(whole(&refused).3, plain);
+        assert_eq!(whole(&refused[..refused.len() - 1]), (Ok(true), 403, None, BODY[..BODY.len() - 1].to_vec()));
+    }
+
+    #[test]
+    fn a_bomb_in_gzip_is_a_body_that_is_too_long() {
+        let bomb = include_bytes!("../../testdata/gzip/zeros.gz").repeat(500);
+        let bytes = [b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\n", &bomb[..]].concat();
+        assert!(bomb.len() < limits::TRACKER_BODY, "{} bytes make a gigabyte", bomb.len());
+        let got = read(&bytes, limits::TRACKER_BODY, || 1500);
+        assert_eq!(got.0, Err(HttpError::BodyTooLong { limit: limits::TRACKER_BODY }));
     }
 
     #[test]
@@ -495,7 +594,8 @@ mod tests {
         let interim = b"HTTP/1.1 100 Continue\r\n\r\n".repeat(limits::HTTP_HEAD / 25 + 1);
         assert_eq!(whole(&interim).0, Err(HttpError::HeadTooLong));
         assert_eq!(read(&interim, 0, || 7).0, Err(HttpError::HeadTooLong));
-        let trailers = [BAD[22], b"0\r\n".as_slice(), &b"a:b\r\n".repeat(limits::HTTP_HEAD / 5 + 1)].concat();
+        let trailers =
+            [BAD[BAD.len() - 1], b"0\r\n".as_slice(), &b"a:b\r\n".repeat(limits::HTTP_HEAD / 5 + 1)].concat();
         assert_eq!(whole(&trailers).0, Err(HttpError::HeadTooLong));
         assert_eq!(read(&trailers, 1000, || 3).0, Err(HttpError::HeadTooLong));
         let drip = [b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5;".as_slice(), &[b'x'; 2000]].concat();

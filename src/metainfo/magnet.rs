@@ -24,7 +24,7 @@
 use std::fmt;
 
 use crate::config::limits;
-use crate::http::percent_decode;
+use crate::http::{Scheme, Url, percent_decode};
 use crate::id::{InfoHash, InfoHashV2};
 
 /// Longest link that is read, in bytes.
@@ -47,7 +47,7 @@ pub struct Magnet {
     pub name: Option<String>,
     /// Tracker URLs, each a tier of its own.
     pub trackers: Vec<String>,
-    /// Web seeds.
+    /// Web seeds, `http` or `https`: a link cannot point at this machine's files.
     pub url_seeds: Vec<String>,
     /// Peers: a name or an IP address, and a port.
     pub peers: Vec<(String, u16)>,
@@ -127,7 +127,12 @@ impl Magnet {
                 self.name = Some(name.trim().to_owned()).filter(|n| !n.is_empty());
             }
             "tr" => add(&mut self.trackers, decoded(value), limits::TRACKERS),
-            "ws" => add(&mut self.url_seeds, decoded(value), limits::TRACKERS),
+            "ws" => {
+                let url = decoded(value);
+                if Url::parse(&url).is_ok_and(|u| matches!(u.scheme, Scheme::Http | Scheme::Https)) {
+                    add(&mut self.url_seeds, url, limits::TRACKERS);
+                }
+            }
             "x.pe" => {
                 if let Some(peer) = peer(&decoded(value)) {
                     if self.peers.len() < PEERS && !self.peers.contains(&peer) {
@@ -345,6 +350,23 @@ mod tests {
         assert_eq!(link(&many(300, &|i| format!("&x.pe=h{i}:1"))).peers.len(), PEERS);
         assert_eq!(link(&format!("&so={}", many(20_000, &|i| format!("{},", 2 * i)))).select.len(), RANGES);
         assert_eq!(link("&so=0-4294967295,7").select, [(0, u32::MAX)]);
+    }
+
+    #[test]
+    fn a_hostile_link_is_cut_to_size() {
+        let link = |more: &str| Magnet::parse(&format!("magnet:?xt=urn:btih:{HEX}{more}"));
+        let long = "&tr=udp://t:1".repeat(800_000);
+        assert_eq!(link(&long), Err(MagnetError::TooLong(long.len() + 60)), "ten million bytes");
+        let trackers: String = (0..10_000).map(|i| format!("&tr=udp://{i}:1")).collect();
+        assert_eq!(link(&trackers).unwrap().trackers.len(), limits::TRACKERS);
+        // A web seed is on the web; a peer is a peer wherever it listens, and there are few of them.
+        let m = link("&ws=file:///etc/passwd&ws=ftp://h/&ws=udp://h:1&ws=https://h/&x.pe=127.0.0.1:25").unwrap();
+        assert_eq!(m.url_seeds, ["https://h/"]);
+        assert_eq!(m.peers, [("127.0.0.1".to_owned(), 25)]);
+        for bad in ["1".repeat(32), "A".repeat(31), "A".repeat(33), "\u{e9}".repeat(16), "=".repeat(32)] {
+            let got = Magnet::parse(&format!("magnet:?xt=urn:btih:{bad}"));
+            assert!(matches!(got, Err(MagnetError::BadHash(_))), "{bad}: {got:?}");
+        }
     }
 
     #[test]

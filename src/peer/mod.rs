@@ -152,6 +152,8 @@ pub struct Peer {
     pub suggested: Vec<PieceIndex>,
     /// Its ids for our extended messages (BEP 10).
     pub ext: ExtMap,
+    /// What it and we tell each other of other peers.
+    pub pex: PexState,
     /// Bytes of the info dictionary, as it says (BEP 9).
     pub info_size: Option<u32>,
     /// Pieces of the info dictionary it waits for (BEP 9).
@@ -182,6 +184,27 @@ pub struct Peer {
     pub woken: bool,
     /// The timer that is armed for it.
     pub timer: Instant,
+}
+
+/// What a peer has been told of other peers, and what it has told (BEP 11).
+#[derive(Debug)]
+pub struct PexState {
+    /// The first change that is new to it; `None` before it was told anything.
+    pub seen: Option<u64>,
+    /// When it is told next; `FAR` when there is nothing to tell.
+    pub due: Instant,
+    /// It is told nothing before then.
+    pub after: Instant,
+    /// When its last message was read.
+    pub heard: Option<Instant>,
+    /// Messages that came too soon.
+    pub too_soon: u32,
+}
+
+impl Default for PexState {
+    fn default() -> Self {
+        Self { seen: None, due: Instant::FAR, after: Instant::ZERO, heard: None, too_soon: 0 }
+    }
 }
 
 /// The block whose payload is arriving.
@@ -241,6 +264,7 @@ impl Peer {
             granted_blocks: 0,
             suggested: Vec::new(),
             ext: ExtMap::default(),
+            pex: PexState::default(),
             info_size: None,
             info_wanted: VecDeque::new(),
             info_given: 0,
@@ -330,6 +354,7 @@ impl Peer {
             Phase::Handshake(_) => self.since + limits::HANDSHAKE_TIMEOUT,
             Phase::Live => {
                 let mut at = (self.last_in + limits::PEER_TIMEOUT).min(self.last_out + limits::KEEP_ALIVE);
+                at = at.min(self.pex.due);
                 if !self.asked.is_empty() && !self.snubbed {
                     at = at.min(self.last_block + config.snub_timeout);
                 }

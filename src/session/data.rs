@@ -127,6 +127,9 @@ impl Session {
             }
         }
         self.kick(now, conn);
+        if !self.dht_nodes.is_empty() {
+            self.drive_dht(now);
+        }
         used
     }
 
@@ -220,7 +223,7 @@ impl Session {
         let Some(torrent) = torrent.filter(|t| t.wants_peers()) else { return Err(CloseReason::UnknownInfoHash) };
         peer.torrent = Some(torrent.key);
         peer.outbox.push_bytes(&wire::encode_handshake(&Handshake {
-            reserved: wire::Reserved::ours(),
+            reserved: wire::Reserved::ours().with_dht(self.dht.is_some()),
             info_hash: *hash,
             peer_id: self.me.id,
         }));

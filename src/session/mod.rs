@@ -19,7 +19,7 @@
 //! through `trackers`, the data plane lives in `data`.
 
 mod data;
-mod external;
+mod dht;
 mod invariants;
 mod room;
 #[cfg(test)]
@@ -28,8 +28,9 @@ mod timers;
 mod trackers;
 mod turns;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
+use std::ops::Bound::{Excluded, Unbounded};
 
 pub use crate::api::*;
 pub use crate::peer::Chunk;
@@ -43,8 +44,8 @@ use crate::rng::{self, Rng};
 use crate::slots::Slots;
 use crate::time::{Duration, Instant};
 use crate::torrent::{Cx, Me, Torrent, lookup_conn};
+use crate::tracker::external::External;
 use crate::tracker::udp::ConnectionIds;
-use external::External;
 use timers::{Timer, Timers};
 use turns::Turns;
 
@@ -81,9 +82,15 @@ pub struct Session {
     ids: ConnectionIds,
     datagrams: VecDeque<(SocketAddr, Vec<u8>)>,
     external: External,
-    /// Some torrent has an address that is due; which one dials first.
-    to_dial: bool,
-    turn: usize,
+    dht: Option<Box<crate::dht::Dht>>,
+    dht_seed: [u8; 32],
+    /// The one time that its timer is armed for.
+    dht_timer: Instant,
+    /// Nodes that peers have named and that have not been pinged yet.
+    dht_nodes: Vec<SocketAddr>,
+    /// Torrents that have an address that is due, and which of them dialled last.
+    to_dial: BTreeSet<TorrentKey>,
+    dialled: Option<TorrentKey>,
     shutdown: Option<Instant>,
 }
 
@@ -101,6 +108,7 @@ macro_rules! cx {
             me: &$self.me,
             touched: &mut $self.touched,
             strangers: &mut $self.strangers,
+            dht_nodes: &mut $self.dht_nodes,
         }
     };
 }
@@ -141,8 +149,12 @@ impl Session {
             ids: ConnectionIds::default(),
             datagrams: VecDeque::new(),
             external: External::default(),
-            to_dial: false,
-            turn: 0,
+            dht: None,
+            dht_seed: seed,
+            dht_timer: Instant::FAR,
+            dht_nodes: Vec::new(),
+            to_dial: BTreeSet::new(),
+            dialled: None,
             shutdown: None,
         }
     }
@@ -180,6 +192,8 @@ impl Session {
         self.by_hash.insert(info_hash, key);
         self.stats.torrents += 1;
         self.arm(now, key);
+        self.follow_dht(now, key);
+        self.drive_dht(now);
         self.dial(now);
         Ok(key)
     }
@@ -193,6 +207,8 @@ impl Session {
         let t = self.torrents.get_mut(key).ok_or(Error::NoSuchTorrent)?;
         f(t, &mut cx!(self, now));
         self.arm(now, key);
+        self.follow_dht(now, key);
+        self.drive_dht(now);
         self.dial(now);
         Ok(())
     }
@@ -273,6 +289,9 @@ impl Session {
         self.command(now, key, |t, cx| t.stop(cx, None, CloseReason::TorrentStopped))?;
         let t = self.torrents.remove(key).ok_or(Error::NoSuchTorrent)?;
         self.by_hash.remove(&t.info_hash);
+        if let Some(node) = &mut self.dht {
+            node.forget(&t.info_hash);
+        }
         self.stats.torrents -= 1;
         let (info_hash, layout, dir) = (t.info_hash, t.layout, t.dir);
         self.actions.push_back(Action::Remove { torrent: key, info_hash, layout, dir, with_data });
@@ -295,6 +314,7 @@ impl Session {
                 self.close(now, key, CloseReason::Shutdown);
             }
         }
+        self.dht = None;
         self.timers.arm(now + SHUTDOWN, Timer::Shutdown);
     }
 
@@ -362,14 +382,21 @@ impl Session {
         match input {
             Input::Connected { conn, .. } => self.on_connected(now, conn),
             Input::Closed { conn, why } => self.on_closed(now, conn, why),
-            Input::Resolved { id, result } => self.on_resolved(now, lookup_conn(id), result),
+            Input::Resolved { id, result } => {
+                if !self.dht_resolved(now, id, &result) {
+                    self.on_resolved(now, lookup_conn(id), result);
+                }
+            }
             Input::Opened { torrent, files } => {
                 let _ = self.command(now, torrent, |t, cx| t.on_opened(cx, &files));
             }
             Input::Hashed { torrent, piece, ok, blocks } => {
                 let _ = self.command(now, torrent, |t, cx| t.on_hashed(cx, piece, ok, blocks.as_deref()));
             }
-            Input::Unsent { to, error } => self.on_unsent(now, to, &error),
+            Input::Unsent { to, error } => {
+                self.on_unsent(now, to, &error);
+                self.dht_unsent(now, to);
+            }
             Input::PieceLost { torrent, piece } => {
                 let _ = self.command(now, torrent, |t, cx| t.on_piece_lost(cx, piece));
             }
@@ -419,11 +446,14 @@ impl Session {
                         t.timer = Instant::FAR;
                         t.tick(&mut cx!(self, now));
                         self.arm(now, key);
+                        self.follow_dht(now, key);
                     }
                 }
+                Timer::Dht => self.on_dht_timer(now, at),
                 Timer::Shutdown => {}
             }
         }
+        self.drive_dht(now);
     }
 
     fn on_conn_timer(&mut self, now: Instant, at: Instant, conn: ConnKey) {
@@ -478,7 +508,7 @@ impl Session {
                 p.since = now;
                 p.last_in = now;
                 p.outbox.push_bytes(&crate::wire::encode_handshake(&crate::wire::Handshake {
-                    reserved: crate::wire::Reserved::ours(),
+                    reserved: crate::wire::Reserved::ours().with_dht(self.dht.is_some()),
                     info_hash: t.info_hash,
                     peer_id: me,
                 }));
@@ -522,25 +552,20 @@ impl Session {
     }
 
     /// Dials addresses that are due while there is room, one torrent after the other, so that none
-    /// keeps the others from their turn. When there is none it waits for a connection to end.
+    /// keeps the others from their turn, and looks at no torrent that has none. When there is no room it
+    /// waits for a connection to end.
     pub(super) fn dial(&mut self, now: Instant) {
-        while self.to_dial && self.may_dial() {
-            self.to_dial = false;
-            let mut keys: Vec<_> = self.torrents.keys().collect();
-            let first = self.turn % keys.len().max(1);
-            keys.rotate_left(first);
-            for key in keys {
-                if !self.may_dial() {
-                    self.to_dial = true;
-                    return;
-                }
-                self.turn = self.turn.wrapping_add(1);
-                let Some(t) = self.torrents.get_mut(key) else { continue };
-                if t.wants_to_dial(now, &self.config) {
-                    t.dial(&mut cx!(self, now));
-                }
-                self.arm(now, key);
+        while self.may_dial() {
+            let behind = self.dialled.and_then(|last| self.to_dial.range((Excluded(last), Unbounded)).next());
+            let Some(key) = behind.or(self.to_dial.first()).copied() else { return };
+            self.to_dial.remove(&key);
+            self.dialled = Some(key);
+            let Some(t) = self.torrents.get_mut(key) else { continue };
+            if t.wants_to_dial(now, &self.config) {
+                t.dial(&mut cx!(self, now));
             }
+            // It comes back in if it wants to dial another.
+            self.arm(now, key);
         }
     }
 
@@ -548,7 +573,9 @@ impl Session {
 
     fn arm(&mut self, now: Instant, key: TorrentKey) {
         let Some(t) = self.torrents.get_mut(key) else { return };
-        self.to_dial |= t.wants_to_dial(now, &self.config);
+        if t.wants_to_dial(now, &self.config) {
+            self.to_dial.insert(key);
+        }
         if let Some(at) = t.deadline(now, &self.config).filter(|at| *at < t.timer) {
             // A deadline in the past means work that a limit holds back: look again soon.
             let at = if at <= now { now + Duration::from_millis(100) } else { at };
@@ -573,7 +600,7 @@ impl Session {
             self.timers.retain(|timer| match timer {
                 Timer::Conn(c) => conns.get(*c).is_some(),
                 Timer::Torrent(t) => torrents.get(*t).is_some(),
-                Timer::Shutdown => true,
+                Timer::Dht | Timer::Shutdown => true,
             });
         }
         match self.conns.get_mut(conn) {

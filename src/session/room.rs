@@ -70,13 +70,17 @@ impl Session {
 
     /// A stranger is about to become a peer: finds room for it, or a reason against it.
     pub(super) fn make_room(&mut self, now: Instant, conn: ConnKey) -> Result<(), CloseReason> {
-        let Some(peer) = self.conns.get(conn).and_then(Conn::peer).filter(|p| p.incoming) else { return Ok(()) };
+        let Some(peer) = self.conns.get(conn).and_then(Conn::peer) else { return Ok(()) };
         let Some(torrent) = peer.torrent.and_then(|k| self.torrents.get(k)) else { return Ok(()) };
         let (key, addr, joined) = (torrent.key, peer.addr, torrent.peers.len());
         let same = |p: &&Peer| p.is_live() && p.incoming && network(&p.addr) == network(&addr);
         let neighbours = self.conns.iter().filter_map(|(_, c)| c.peer()).filter(same).count();
         let full = self.stats.peers >= self.config.max_peers;
         let torrent_full = joined >= self.config.max_peers_torrent;
+        if !peer.incoming {
+            // Others may have come while this one was dialled; nobody goes for it.
+            return if full || torrent_full { Err(CloseReason::TooManyPeers) } else { Ok(()) };
+        }
         if neighbours >= limits::PEERS_PER_ADDRESS
             || full && !self.drop_peer(now, Some(&addr), torrent_full.then_some(key))
             || torrent_full && !full && !self.drop_peer(now, Some(&addr), Some(key))

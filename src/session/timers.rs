@@ -13,6 +13,7 @@ use crate::time::Instant;
 pub(super) enum Timer {
     Conn(ConnKey),
     Torrent(TorrentKey),
+    Dht,
     Shutdown,
 }
 

@@ -20,7 +20,7 @@ use crate::tracker::http::Progress;
 use crate::tracker::{Ask, Event, Reply, TrackerError};
 
 /// Datagrams that wait for the driver; more are lost, as on any network.
-const DATAGRAMS: usize = 1024;
+pub(super) const DATAGRAMS: usize = 1024;
 /// A tracker that has further addresses gets so many datagrams at one of them.
 const PATIENCE: u32 = 2;
 
@@ -170,6 +170,9 @@ impl Session {
 
     /// A datagram came. What nobody waits for is ignored.
     pub fn handle_datagram(&mut self, now: Instant, from: SocketAddr, data: &[u8]) {
+        if self.dht_datagram(now, from, data) {
+            return;
+        }
         let Some(id) = data.get(4..8) else { return };
         let id = u32::from_be_bytes(id.try_into().expect("four bytes were taken"));
         let Some(&conn) = self.transactions.get(&id) else { return };
@@ -279,7 +282,7 @@ impl Session {
         if let (Ok(Reply { external_ip: Some(ip), .. }), Some(tracker)) = (&result, t.addr) {
             self.external.vote(tracker.ip(), *ip);
         }
-        let local = t.addr.is_some_and(|a| a.ip().is_loopback());
+        let from = t.addr.map(|a| a.ip());
         let v6 = t.addr.is_some_and(|a| a.is_ipv6());
         if let (Some(event), Some(torrent)) = (t.event(), self.torrents.get_mut(t.torrent)) {
             // Leaving is said once, heard or not.
@@ -293,11 +296,11 @@ impl Session {
         let Some(torrent) = self.torrents.get_mut(key) else { return };
         let mut cx = cx!(self, now);
         if let Some(reply) = more {
-            torrent.peers_named(&mut cx, &reply, local);
+            torrent.peers_named(&mut cx, &reply, from);
         }
         match verdict {
             Some(result) if scrape => torrent.scraped(&mut cx, tracker, result.as_ref()),
-            Some(Ok(reply)) => torrent.tracker_replied(&mut cx, tracker, &reply, local),
+            Some(Ok(reply)) => torrent.tracker_replied(&mut cx, tracker, &reply, from),
             Some(Err(e)) => torrent.tracker_failed(&mut cx, tracker, &e),
             None => {}
         }

@@ -21,8 +21,8 @@ use super::iov::{HeapLender, IoVecs};
 use crate::id::TorrentKey;
 use std::collections::BTreeMap;
 
-/// Smallest and largest extent.
-const UNIT: (u32, u32) = (64 << 10, 1 << 20);
+/// Smallest and largest extent. A larger one saves no time, and of many pieces under way at once fewer would fit.
+const UNIT: (u32, u32) = (64 << 10, 256 << 10);
 
 /// Byte ranges of an extent, sorted and apart.
 #[derive(Clone, Default, PartialEq, Eq, Debug)]
@@ -109,7 +109,7 @@ pub(super) struct Pool {
 
 impl Pool {
     pub(super) fn new(limit: usize) -> Self {
-        // At least 16 extents fit the limit, so that several pieces can be under way.
+        // At least 16 extents fit the limit, so that several pieces can be under way; 64 do by default.
         let unit = u32::try_from(limit / 16).unwrap_or(u32::MAX).clamp(UNIT.0, UNIT.1);
         let unit = 1 << unit.ilog2();
         Self {
@@ -303,10 +303,17 @@ impl Pool {
         }
     }
 
-    /// The extent that has not been asked for the longest, of those that `keep` does not hold back.
+    /// The extent to write out early: of those that `keep` does not hold back, the full one that has not been asked for
+    /// the longest, or else any. One with gaps would be written again, block by block.
     pub(super) fn oldest(&self, keep: impl Fn(&ExtentKey, u32) -> bool) -> Option<(ExtentKey, u32)> {
         let live = self.index.iter().filter(|&(k, &s)| !keep(k, s));
-        live.min_by_key(|&(_, &s)| self.slots[s as usize].used).map(|(k, s)| (*k, *s))
+        live.min_by_key(|&(_, &s)| (!self.is_full(s), self.slots[s as usize].used)).map(|(k, s)| (*k, *s))
+    }
+
+    /// Whether room runs out because more pieces grow at once than this: what is full then leaves before its piece
+    /// is complete.
+    pub(super) fn crowded(&self, growing: usize) -> bool {
+        self.tight() && self.index.values().filter(|&&s| !self.is_full(s)).nth(growing).is_some()
     }
 
     /// Gives the free buffers back to the system.

@@ -13,7 +13,7 @@
 //! [`Sha1`] is the state of one message, to be fed in pieces of any length; [`Lanes`] advances one or several of
 //! them.
 //!
-//! What it does not do: SHA-256, threads, reading files.
+//! What it does not do: SHA-256 (see [`lanes256`](super::lanes256)), threads, reading files.
 //!
 //! # Contract of the unsafe code
 //!
@@ -85,6 +85,11 @@ impl Lanes {
     /// One message after the other, whatever the processor can.
     pub fn portable(_width: usize) -> Self {
         Self { kind: Kind::Portable, width: 1 }
+    }
+
+    /// Whether the processor has SHA instructions, and they are used.
+    pub(super) const fn is_native(&self) -> bool {
+        !matches!(self.kind, Kind::Portable)
     }
 
     /// Messages that are worth having at once: 1 where there is nothing to interleave.

@@ -55,6 +55,7 @@ mod hash;
 pub mod helper;
 mod iov;
 pub mod lanes;
+pub mod lanes256;
 mod map;
 mod memory;
 mod plan;

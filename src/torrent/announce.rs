@@ -6,6 +6,7 @@
 //! that took one are told `stopped`.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use super::{Cx, Torrent, lookup_id};
 use crate::api::{Action, Alert, TrackerOutcome};
@@ -110,10 +111,16 @@ impl Torrent {
         }
     }
 
-    /// A tracker answered. `local`: it is on this very host.
-    pub(crate) fn tracker_replied(&mut self, cx: &mut Cx<'_>, tracker: TrackerIdx, reply: &Reply, local: bool) {
+    /// A tracker at this address answered.
+    pub(crate) fn tracker_replied(
+        &mut self,
+        cx: &mut Cx<'_>,
+        tracker: TrackerIdx,
+        reply: &Reply,
+        from: Option<IpAddr>,
+    ) {
         self.tiers.on_reply(cx.now, tracker, reply);
-        let named = self.peers_named(cx, reply, local);
+        let named = self.peers_named(cx, reply, from);
         let outcome = TrackerOutcome::Reply {
             peers: named,
             seeders: reply.seeders,
@@ -127,12 +134,11 @@ impl Torrent {
     }
 
     /// Takes the peers of a reply into the swarm; how many it named.
-    pub(crate) fn peers_named(&mut self, cx: &mut Cx<'_>, reply: &Reply, local: bool) -> usize {
-        // A tracker on this host may name peers on this host; no other may.
+    pub(crate) fn peers_named(&mut self, cx: &mut Cx<'_>, reply: &Reply, from: Option<IpAddr>) -> usize {
         let mut named = 0;
-        for addr in reply.peers.iter().filter(|a| local || !a.ip().to_canonical().is_loopback()) {
+        for addr in &reply.peers {
             named += 1;
-            self.swarm.add(cx.now, *addr, Source::Tracker);
+            self.hear(cx, *addr, Source::Tracker, from);
         }
         named
     }

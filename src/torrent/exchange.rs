@@ -93,6 +93,12 @@ impl Torrent {
         log::debug!("peer {addr}: {client}, {}", if incoming { "dialled us" } else { "dialled" });
         cx.alerts.push_back(Alert::PeerConnected { torrent: self.key, conn, addr, client, incoming });
         self.greet(cx, conn);
+        if self.swarm.is_dialable(tag) {
+            self.note_change(cx, self.swarm.addr(tag).unwrap_or(addr), true);
+        }
+        if theirs.reserved.has_dht() && cx.config.dht.is_some() && cx.me.port != 0 && !self.meta.private {
+            cx.send(conn, &Message::Port(cx.me.port));
+        }
         Ok(())
     }
 
@@ -125,12 +131,23 @@ impl Torrent {
         Err(CloseReason::Duplicate)
     }
 
+    /// It has a DHT node at this port (BEP 5).
+    fn on_port(&self, cx: &mut Cx<'_>, conn: ConnKey, port: u16) {
+        if let Some(addr) = cx.peer(conn).map(|p| p.addr).filter(|_| port != 0 && !self.meta.private) {
+            if cx.config.dht.is_some() && cx.dht_nodes.len() < limits::DHT_PORTS {
+                cx.dht_nodes.push(SocketAddr::new(addr.ip(), port));
+            }
+        }
+    }
+
     /// The first messages: extension handshake, what we have, what it may take at once.
     fn greet(&mut self, cx: &mut Cx<'_>, conn: ConnKey) {
         // Until it trades, what it has is not certain: it is told piece by piece then.
         let (complete, nothing) = (self.is_active() && self.is_complete(), Bitfield::none(0));
         let have = if self.is_active() { self.picker.have() } else { &nothing };
         let (port, metadata_size) = (cx.me.port, self.info_size());
+        let all = [Ext::DontHave, Ext::Metadata, Ext::UploadOnly, Ext::Pex];
+        let exts = if self.meta.private { &all[..3] } else { &all[..] };
         let Some(peer) = cx.conns.get_mut(conn).and_then(Conn::peer_mut) else { return };
         if peer.extended {
             let ours = wire::OurExt {
@@ -140,7 +157,7 @@ impl Torrent {
                 upload_only: complete.then_some(true),
                 metadata_size,
                 client: Some(CLIENT),
-                exts: &[Ext::DontHave, Ext::Metadata, Ext::UploadOnly],
+                exts,
             };
             peer.outbox.push(&Message::Extended { id: 0, payload: &wire::encode_ext(&ours) });
         }
@@ -188,6 +205,9 @@ impl Torrent {
         } else {
             self.connecting -= 1;
             cx.stats.half_open -= 1;
+        }
+        if let Some(addr) = peer.tag.filter(|t| live && self.swarm.is_dialable(*t)).and_then(|t| self.swarm.addr(t)) {
+            self.note_change(cx, addr, false);
         }
         if let Some(tag) = peer.tag {
             match why {
@@ -237,7 +257,11 @@ impl Torrent {
             return self.on_early(cx, conn, message);
         }
         match *message {
-            Message::KeepAlive | Message::Port(_) | Message::Unknown { .. } | Message::Piece { .. } => Ok(()),
+            Message::KeepAlive | Message::Unknown { .. } | Message::Piece { .. } => Ok(()),
+            Message::Port(port) => {
+                self.on_port(cx, conn, port);
+                Ok(())
+            }
             Message::Choke => self.on_choke(cx, conn),
             Message::Unchoke => self.on_unchoke(cx, conn),
             Message::Interested => self.on_interested(cx, conn),
@@ -422,6 +446,7 @@ impl Torrent {
                 self.learn_listener(now, conn, cx, addr);
             }
             self.on_metadata_offer(cx, conn, &theirs);
+            self.on_pex_offer(cx, conn);
             return self.close_if_useless(cx, conn);
         }
         match Ext::from_id(id) {
@@ -430,6 +455,7 @@ impl Torrent {
                 self.close_if_useless(cx, conn)
             }
             Some(Ext::Metadata) => self.on_metadata(cx, conn, payload),
+            Some(Ext::Pex) => self.on_pex(cx, conn, payload),
             Some(Ext::DontHave) => {
                 if let Some(piece) = wire::parse_dont_have(payload) {
                     self.on_dont_have(cx, conn, piece);
@@ -450,6 +476,7 @@ impl Torrent {
         self.swarm.add(now, addr, Source::Incoming);
         if let Some(tag) = self.swarm.incoming(addr) {
             self.rename(cx, conn, tag);
+            self.note_change(cx, addr, true);
         }
     }
 
@@ -475,6 +502,8 @@ impl Torrent {
         if now - peer.last_in >= limits::PEER_TIMEOUT {
             return Err(CloseReason::Idle);
         }
+        self.tell_peers(cx, conn);
+        let Some(peer) = cx.peer(conn) else { return Ok(()) };
         if peer.hold_until != Instant::ZERO && peer.hold_until <= now {
             peer.hold_until = Instant::ZERO;
             self.request_more(cx, conn);

@@ -96,6 +96,7 @@ impl Torrent {
             self.swarm.set_seed(tag);
         }
         self.close_if_useless(cx, conn)?;
+        self.on_pex_offer(cx, conn);
         let ours = self.picker.have();
         if ours.count() > HAVES {
             // It has been told that we have nothing; a new connection says it shorter.

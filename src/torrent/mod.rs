@@ -22,6 +22,7 @@ mod check;
 pub mod choker;
 mod exchange;
 mod fetch;
+mod gossip;
 pub mod layout;
 mod metadata;
 pub mod picker;
@@ -77,6 +78,8 @@ pub struct Cx<'a> {
     pub touched: &'a mut Vec<ConnKey>,
     /// Incoming connections whose handshake is not complete.
     pub strangers: &'a mut usize,
+    /// DHT nodes that peers say they are (BEP 5), to be pinged.
+    pub dht_nodes: &'a mut Vec<std::net::SocketAddr>,
 }
 
 /// Who we are, to peers and trackers.
@@ -133,6 +136,8 @@ pub struct Torrent {
     pub(crate) known: announce::Known,
     /// Peers whose handshake is done.
     pub peers: Vec<ConnKey>,
+    /// Who came and went last, for those who are to be told.
+    changes: gossip::Changes,
     choker: Choker,
     life: Life,
     /// What the torrent does once it is resumed.
@@ -194,6 +199,7 @@ impl Torrent {
             tiers,
             known: announce::Known::default(),
             peers: Vec::new(),
+            changes: gossip::Changes::default(),
             choker: Choker::new(cx.now),
             life: Life::Stopped(None),
             paused: add.paused,

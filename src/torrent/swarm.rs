@@ -24,6 +24,8 @@ const BACKOFF_USER: Duration = Duration::from_secs(2);
 const BACKOFF_MAX: Duration = Duration::from_secs(600);
 /// An address that failed this often in a row is forgotten.
 const FAILS_MAX: u32 = 6;
+/// An address known by hearsay that has failed so often without ever having worked is not dialled again.
+const FAILS_HEARSAY: u32 = 2;
 /// Wait before an attempt for which there was no socket.
 const POSTPONE: Duration = Duration::from_secs(5);
 /// Wait before dialling a peer again that has closed a working connection.
@@ -50,7 +52,7 @@ pub enum Source {
 
 impl Source {
     /// It is not the torrent's own trackers' word, nor the user's.
-    fn is_hearsay(self) -> bool {
+    pub(super) fn is_hearsay(self) -> bool {
         matches!(self, Self::Pex | Self::Lsd | Self::Dht)
     }
 }
@@ -73,6 +75,8 @@ struct Known {
     conn: Option<ConnKey>,
     fails: u32,
     barred: bool,
+    /// It has been a peer.
+    proven: bool,
     seed: bool,
     due: Option<Instant>,
 }
@@ -92,6 +96,24 @@ pub struct Swarm {
 /// An IPv4 address that came as `::ffff:a.b.c.d` is that IPv4 address.
 pub fn normal(addr: SocketAddr) -> SocketAddr {
     SocketAddr::new(addr.ip().to_canonical(), addr.port())
+}
+
+/// The part of an address that is one neighbourhood: 24 bits of an IPv4 one, 48 of an IPv6 one.
+fn network(ip: IpAddr) -> IpAddr {
+    match ip.to_canonical() {
+        IpAddr::V4(ip) => {
+            let [a, b, c, _] = ip.octets();
+            IpAddr::from([a, b, c, 0])
+        }
+        IpAddr::V6(ip) => {
+            let [a, b, c, ..] = ip.segments();
+            IpAddr::from([a, b, c, 0, 0, 0, 0, 0])
+        }
+    }
+}
+
+fn is_local(ip: IpAddr) -> bool {
+    crate::tracker::http::Reach::of(ip) != crate::tracker::http::Reach::Public
 }
 
 /// An address no peer can be dialled at.
@@ -161,6 +183,7 @@ impl Swarm {
             conn: None,
             fails: 0,
             barred: false,
+            proven: false,
             seed: false,
             due: None,
         });
@@ -181,6 +204,27 @@ impl Swarm {
         if self.get(tag).is_some() {
             let known = self.known.remove(slot(tag));
             self.by_addr.remove(&known.addr);
+        }
+    }
+
+    /// Another address of its network may be remembered on hearsay.
+    pub fn has_room_for_hearsay(&self, addr: &SocketAddr) -> bool {
+        let (host, net) = (addr.ip().to_canonical(), network(addr.ip()));
+        let unproven = || self.known.iter().map(|(_, k)| k).filter(|k| k.source.is_hearsay() && !k.proven);
+        let most = if is_local(host) { limits::HEARSAY.1 } else { limits::HEARSAY.0 };
+        unproven().filter(|k| k.addr.ip() == host).count() < limits::HEARSAY_HOST
+            && unproven().filter(|k| network(k.addr.ip()) == net).count() < most
+    }
+
+    /// The connection to this address.
+    pub fn connection_to(&self, addr: &SocketAddr) -> Option<ConnKey> {
+        self.by_addr.get(&normal(*addr)).and_then(|tag| self.conn(*tag))
+    }
+
+    /// Somebody says that it has everything.
+    pub fn set_seed_at(&mut self, addr: &SocketAddr) {
+        if let Some(tag) = self.by_addr.get(&normal(*addr)).copied() {
+            self.set_seed(tag);
         }
     }
 
@@ -258,6 +302,7 @@ impl Swarm {
     pub fn worked(&mut self, tag: PeerTag) {
         if let Some(known) = self.get_mut(tag) {
             known.fails = 0;
+            known.proven = true;
         }
     }
 
@@ -298,6 +343,10 @@ impl Swarm {
         let Some(known) = self.get_mut(tag) else { return };
         known.fails += 1;
         let user = known.source == Source::User;
+        if known.source.is_hearsay() && !known.proven && known.fails >= FAILS_HEARSAY {
+            // Remembered, or whoever named it would have us dial it again and again.
+            return;
+        }
         if known.fails >= FAILS_MAX && !user && !known.barred {
             return self.forget(tag);
         }

@@ -10,7 +10,7 @@
 //! address it got, connects, sends [`HttpTransaction::request`], and feeds what comes back. It also
 //! owns the time-out ([`limits::TRACKER_TIMEOUT`] for all of it).
 //!
-//! Not done here: TLS, proxies, compression (it is not asked for), cookies.
+//! Not done here: TLS, proxies, asking for compression (a reply in gzip is read, though), cookies.
 //!
 //! Where a tracker may send us (libtorrent's audit of 2020, F1): never to link-local, multicast or
 //! unspecified addresses; to loopback only for a path that names an announce; a redirect never from

@@ -26,6 +26,7 @@
 //!
 //! [`limits::ANNOUNCE_INTERVAL`]: crate::config::limits::ANNOUNCE_INTERVAL
 
+pub(crate) mod external;
 pub mod http;
 pub mod reply;
 pub mod tiers;

@@ -29,10 +29,13 @@
 use super::message::{Kind, PIECE_HEADER_LEN, id, kind, parse};
 use super::{Message, WireError};
 use crate::config::limits;
-use crate::id::Block;
+use crate::id::{Block, PieceIndex};
 
 /// The longest message that is kept inline: `request` and its kin, with the length field.
 const INLINE: usize = 17;
+
+/// How a `have` begins.
+const HAVE: &[u8; 5] = &[0, 0, 0, 5, id::HAVE];
 
 /// The first allocation for a long message.
 const FIRST_HEAP: usize = 256;
@@ -148,6 +151,13 @@ impl Decoder {
         match self.state {
             State::Payload { .. } => return Ok((0, None)),
             State::Head { have: 0, .. } => {
+                // The message that comes by the thousand, ahead of the general way.
+                if let Some((head, rest)) = input.split_first_chunk::<5>() {
+                    if let (HAVE, Some(piece)) = (head, rest.first_chunk()) {
+                        let piece = PieceIndex::new(u32::from_be_bytes(*piece));
+                        return Ok((9, Some(Event::Message(Message::Have(piece)))));
+                    }
+                }
                 if let Some((taken, event)) = self.whole(input)? {
                     return Ok((taken, Some(event)));
                 }

@@ -44,6 +44,12 @@ impl Reserved {
     pub const fn ours() -> Self {
         Self([0, 0, 0, 0, 0, 0x10, 0, 0x04])
     }
+    /// The same with the bit of the DHT (BEP 5) as said.
+    #[must_use]
+    pub const fn with_dht(mut self, on: bool) -> Self {
+        self.0[7] = self.0[7] & !0x01 | on as u8;
+        self
+    }
     /// The 8 raw bytes.
     pub const fn as_bytes(&self) -> &[u8; 8] {
         &self.0

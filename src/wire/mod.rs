@@ -6,6 +6,7 @@
 //! decoder.rs     frames out of a stream that arrives in any split; payload never passes through it
 //! extended.rs    what travels in frames with id 20 (BEP 10): its handshake and the small messages
 //! metadata.rs    the info dictionary, piece by piece (BEP 9)
+//! pex.rs         peers that are told of (BEP 11)
 //! fast.rs        the allowed-fast set (BEP 6)
 //! client.rs      a readable name for a peer id (BEP 20)
 //! ```
@@ -28,6 +29,7 @@ pub mod fast;
 pub mod handshake;
 pub mod message;
 pub mod metadata;
+pub mod pex;
 
 pub use client::{client_name, printable};
 pub use decoder::{Decoder, Event, Want};

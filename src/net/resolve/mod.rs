@@ -57,6 +57,14 @@ pub fn read_answer(bytes: &[u8], name: &str, v4: bool) -> Option<usize> {
     dns::answer(bytes, 0, name, family).map(|a| if let dns::Answer::Found(ips, _) = a { ips.len() } else { 0 })
 }
 
+/// Reads hosts(5) and resolv.conf(5): the name servers, the search domains and how many names have an
+/// address of their own. For the fuzzer too.
+#[doc(hidden)]
+pub fn read_files(hosts: &str, resolv_conf: &str) -> (Vec<SocketAddr>, Vec<String>, usize) {
+    let conf = files::conf(resolv_conf);
+    (conf.servers, conf.search, files::hosts(hosts).len())
+}
+
 /// Why a name could not be looked up.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum ResolveError {

@@ -196,3 +196,21 @@ fn timers_do_not_pile_up() {
     }
     assert!(rig.s.timers.len() < 20, "{} timers", rig.s.timers.len());
 }
+
+#[test]
+fn who_was_dialled_finds_that_others_took_the_room() {
+    let c = Content::pieces(4, 1);
+    for (max_peers, max_peers_torrent) in [(3, 2), (2, 3)] {
+        let (mut rig, t) = Rig::leech_with(&c, Config { max_peers, max_peers_torrent, ..Config::default() });
+        rig.learn(t, [ip(9)]);
+        let out = rig.dialled[0].0;
+        rig.peer(t, 1, true);
+        rig.peer(t, 2, true);
+        rig.connect(out);
+        let hello = rig.handshake(t, id(9), true);
+        rig.bytes(out, &hello);
+        assert_eq!(rig.why_closed(out), Some(&CloseReason::TooManyPeers));
+        assert_eq!(rig.s.stats(rig.now).peers, 2);
+        rig.s.invariants();
+    }
+}

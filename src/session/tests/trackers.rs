@@ -42,10 +42,10 @@ const NONE: &[u8] = b"d8:intervali1800e5:peers0:e";
 fn one_announce_brings_peers() {
     let (mut rig, t) = with_trackers(&[&["http://a.example/announce"]]);
     assert_eq!(rig.lookups[0].1, "a.example");
-    let conn = reach(&mut rig, [9, 9, 9, 9]);
+    let conn = reach(&mut rig, [10, 9, 9, 9]);
     let line = request(&mut rig, conn);
     assert!(line.contains("event=started") && line.contains("left=65536") && line.contains("port=6881"), "{line}");
-    // Two peers, one of them on this machine, which a tracker elsewhere may not name.
+    // Two peers, one of them on this machine, which a tracker elsewhere may not name; the other on its own network.
     reply(&mut rig, conn, b"d8:intervali1800e5:peers12:\x0a\x00\x00\x01\x1a\xe1\x7f\x00\x00\x01\x1a\xe1e");
     assert_eq!(rig.why_closed(conn), Some(&CloseReason::Done));
     assert_eq!(rig.dialled.last().unwrap().1, std::net::SocketAddr::from(([10, 0, 0, 1], 6881)));

@@ -9,29 +9,74 @@
 //! A new input goes there under a name that says what it is; `cargo test` finds it.
 
 mod session;
+mod text;
+mod torrent;
+mod tracker;
 
+use btmio::bencode;
 use btmio::config::limits;
 use btmio::wire::{self, Decoder, Event, ExtHandshake, Message};
-use btmio::{bencode, http, metainfo, net, tracker};
 
 /// Runs one input.
 pub type Target = fn(&[u8]);
 
 /// All targets by name.
-pub const TARGETS: [(&str, Target); 12] = [
+pub const TARGETS: [(&str, Target); 19] = [
+    ("arguments", text::arguments),
     ("bencode", bencode),
-    ("metainfo", metainfo),
-    ("message", message),
     ("decoder", decoder),
+    ("dns", text::dns),
     ("extended", extended),
+    ("gzip", tracker::gzip),
     ("handshake", handshake),
-    ("response", response),
-    ("reply", reply),
-    ("url", url),
-    ("dns", dns),
+    ("magnet", text::magnet),
+    ("message", message),
+    ("metainfo", torrent::metainfo),
+    ("names", torrent::names),
+    ("reply", tracker::reply),
+    ("response", tracker::response),
     ("resume", session::resume),
     ("session", session::session),
+    ("system", text::system),
+    ("transaction", tracker::transaction),
+    ("udp", tracker::udp),
+    ("url", text::url),
 ];
+
+/// The input, read from the front; zeros behind its end.
+struct Bytes<'a>(&'a [u8]);
+
+impl<'a> Bytes<'a> {
+    fn u8(&mut self) -> u8 {
+        let Some((b, rest)) = self.0.split_first() else { return 0 };
+        self.0 = rest;
+        *b
+    }
+    fn u16(&mut self) -> u16 {
+        u16::from_le_bytes([self.u8(), self.u8()])
+    }
+    fn take(&mut self, n: usize) -> &'a [u8] {
+        let (a, b) = self.0.split_at(n.min(self.0.len()));
+        self.0 = b;
+        a
+    }
+    fn pick<T: Copy>(&mut self, from: &[T]) -> Option<T> {
+        let i = usize::from(self.u8());
+        (!from.is_empty()).then(|| from[i % from.len()])
+    }
+}
+
+/// What `show` makes, as text and as JSON: the one drives no terminal, the other can be read.
+fn shown(show: impl Fn(bool, &mut dyn std::io::Write)) {
+    let mut text = Vec::new();
+    show(false, &mut text);
+    let text = String::from_utf8(text).expect("UTF-8");
+    assert!(!text.contains(|c: char| c.is_control() && c != '\n'), "{text:?}");
+    let mut json = Vec::new();
+    show(true, &mut json);
+    let value: serde_json::Value = serde_json::from_slice(&json).expect("JSON");
+    assert!(value.is_object() && json.ends_with(b"}\n") && !json[..json.len() - 1].contains(&b'\n'));
+}
 
 /// Runs one input on a target by name.
 ///
@@ -69,27 +114,6 @@ fn walk(node: bencode::Node<'_, '_>, depth: usize) -> usize {
         })
         .sum();
     1 + items + entries
-}
-
-/// A `.torrent`: whatever is accepted has safe paths and a layout within the limits.
-pub fn metainfo(data: &[u8]) {
-    let _ = metainfo::Metainfo::from_info(data);
-    let Ok(meta) = metainfo::Metainfo::parse(data) else { return };
-    assert!(meta.files.len() <= limits::FILES);
-    for f in &meta.files {
-        assert!(!f.path.is_empty() && f.path.len() <= limits::PATH_TOTAL, "{:?}", f.path);
-        for part in f.path.split('/') {
-            assert!(!matches!(part, "" | "." | "..") && part.len() <= limits::PATH_COMPONENT, "{:?}", f.path);
-            assert!(!part.contains(['\0', '\\', '/']), "{:?}", f.path);
-        }
-    }
-    if meta.is_v2_only() {
-        return;
-    }
-    let layout = meta.layout();
-    assert!(layout.pieces() <= limits::PIECES);
-    assert_eq!(layout.pieces() as usize, meta.hashes.len());
-    assert_eq!(layout.total(), meta.files.iter().map(|f| f.len).sum::<u64>());
 }
 
 /// One frame: what is read is written the same.
@@ -190,61 +214,6 @@ pub fn handshake(data: &[u8]) {
     if let Some(id) = stream.first_chunk() {
         let name = wire::client_name(&btmio::id::PeerId::new(*id));
         assert!(!name.contains(char::is_control), "{name:?}");
-    }
-}
-
-/// An HTTP reply: the first byte chooses the split. Never more than the limit is kept.
-pub fn response(data: &[u8]) {
-    const MAX: usize = 4096;
-    let Some((split, stream)) = data.split_first() else { return };
-    let read = |size: usize| {
-        let mut reader = http::ResponseReader::new(MAX);
-        let mut done = Ok(false);
-        for part in stream.chunks(size) {
-            done = reader.feed(part);
-            assert!(reader.body().len() <= MAX);
-            if done != Ok(false) {
-                break;
-            }
-        }
-        if done == Ok(false) {
-            done = reader.eof();
-        }
-        let told = matches!(done, Ok(true));
-        (done, told.then(|| (reader.status(), reader.location().map(str::to_owned), reader.body().to_vec())))
-    };
-    let (whole, split) = (read(usize::MAX), read(usize::from(*split).max(1)));
-    // Which of several errors is met first may depend on the split; whether it is one may not.
-    assert_eq!((whole.0.is_ok(), &whole.1), (split.0.is_ok(), &split.1));
-}
-
-/// A tracker's reply.
-pub fn reply(data: &[u8]) {
-    let Ok(reply) = tracker::reply::parse(data) else { return };
-    assert!(reply.peers.iter().all(|p| p.port() != 0 && !p.ip().is_unspecified()));
-    assert!(reply.peers.len() <= limits::SWARM);
-    assert!(reply.peer_names.len() <= tracker::reply::MAX_NAMES);
-}
-
-/// A URL and a reference to it, divided by a line feed.
-pub fn url(data: &[u8]) {
-    let Ok(text) = std::str::from_utf8(data) else { return };
-    let (base, location) = text.split_once('\n').unwrap_or((text, "/x?y"));
-    let Ok(url) = http::Url::parse(base) else { return };
-    assert!(base.len() <= limits::URL);
-    for u in std::iter::once(&url).chain(url.join(location).iter()) {
-        let (authority, redacted) = (u.authority(), u.redacted());
-        assert!(![&authority, &redacted].iter().any(|s| s.contains(char::is_control)), "{u:?}");
-        assert!(!u.path().contains(['\r', '\n', ' ']), "{u:?}: it would end the request line");
-    }
-}
-
-/// A name server's answer; the first byte chooses the name and the family.
-pub fn dns(data: &[u8]) {
-    let Some((which, bytes)) = data.split_first() else { return };
-    let name = ["a.example", "tracker.example.org", "x"][usize::from(which >> 1) % 3];
-    if let Some(n) = net::resolve::read_answer(bytes, name, which & 1 == 0) {
-        assert!(n <= 32, "{n} addresses");
     }
 }
 

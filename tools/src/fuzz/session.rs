@@ -18,6 +18,8 @@ use btmio::session::{Chunk, Session};
 use btmio::time::{Duration, Instant};
 use btmio::wire::{self, Message};
 
+use super::Bytes;
+
 /// Longest program: beyond that only the state grows, and nothing new happens.
 const OPS: usize = 400;
 
@@ -32,29 +34,6 @@ fn metas() -> &'static [Metainfo; 2] {
         let pads = include_bytes!("../../../testdata/torrents/pads.torrent");
         [&plain[..], pads].map(|t| Metainfo::parse(t).expect("a torrent"))
     })
-}
-
-/// The input, read from the front; zeros behind its end.
-struct Bytes<'a>(&'a [u8]);
-
-impl<'a> Bytes<'a> {
-    fn u8(&mut self) -> u8 {
-        let Some((b, rest)) = self.0.split_first() else { return 0 };
-        self.0 = rest;
-        *b
-    }
-    fn u16(&mut self) -> u16 {
-        u16::from_le_bytes([self.u8(), self.u8()])
-    }
-    fn take(&mut self, n: usize) -> &'a [u8] {
-        let (a, b) = self.0.split_at(n.min(self.0.len()));
-        self.0 = b;
-        a
-    }
-    fn pick<T: Copy>(&mut self, from: &[T]) -> Option<T> {
-        let i = usize::from(self.u8());
-        (!from.is_empty()).then(|| from[i % from.len()])
-    }
 }
 
 /// What the driver has been asked for and has not done yet.

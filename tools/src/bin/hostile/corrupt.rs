@@ -37,7 +37,17 @@ pub(crate) fn run(payload: &Payload, dir: &Path) -> Result<String, String> {
     std::fs::write(&torrent, payload.torrent(&[])).map_err(|e| e.to_string())?;
     let (to, home) = (dir.join("to"), dir.join("home"));
     let ip = "127.0.0.1".into();
-    let job = Job { client: Client::Btmio, role: Role::Leech, ip, torrent, dir: to.clone(), home, up_limit: 0, extra };
+    let job = Job {
+        client: Client::Btmio,
+        role: Role::Leech,
+        ip,
+        torrent,
+        dir: to.clone(),
+        home,
+        pex: false,
+        up_limit: 0,
+        extra,
+    };
     let mut node = Client::Btmio.start(&job)?;
     let done = wait_for(Duration::from_secs(90), || match node.done() {
         Ok(false) => None,

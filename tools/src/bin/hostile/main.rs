@@ -150,6 +150,7 @@ fn one(client: Client, nofile: u64, attack: &Attack, payload: &Payload, scratch:
         torrent: scratch.join("t.torrent"),
         dir: scratch.join("seed"),
         home: home.clone(),
+        pex: false,
         up_limit: 0,
         extra: vec!["--seed-time=10m".into()],
     };

@@ -54,9 +54,11 @@ pub(crate) struct Job {
     pub(crate) dir: PathBuf,
     /// An empty folder for configuration, state and logs.
     pub(crate) home: PathBuf,
+    /// Peers may tell it of peers (BEP 11). Transmission, libtorrent; btmio always does.
+    pub(crate) pex: bool,
     /// Upload limit in KiB/s, 0 for none. Transmission, aria2.
     pub(crate) up_limit: u32,
-    /// Further arguments. btmio only.
+    /// Further arguments. btmio; libtorrent's have no dashes in front.
     pub(crate) extra: Vec<String>,
 }
 
@@ -179,7 +181,7 @@ fn transmission(job: &Job) -> Result<Command, String> {
     let cfg = job.home.join("cfg");
     let settings = json!({
         "bind-address-ipv4": job.ip, "bind-address-ipv6": "::1", "peer-port": PORT, "port-is-random": false,
-        "peer-port-random-on-start": false, "dht-enabled": false, "lpd-enabled": false, "pex-enabled": false,
+        "peer-port-random-on-start": false, "dht-enabled": false, "lpd-enabled": false, "pex-enabled": job.pex,
         "port-forwarding-enabled": false, "utp-enabled": false, "encryption": 0, "blocklist-enabled": false,
         "rpc-enabled": true, "rpc-bind-address": job.ip, "rpc-port": RPC, "rpc-authentication-required": false,
         "rpc-whitelist-enabled": false, "rpc-host-whitelist-enabled": false,
@@ -245,6 +247,10 @@ fn libtorrent(job: &Job) -> Result<Command, String> {
     let role = if job.role == Role::Seed { "seed" } else { "leech" };
     let mut c = Command::new(std::env::var_os("BTMIO_PYTHON").unwrap_or_else(|| "python3".into()));
     c.arg(script).arg(role).arg(&job.torrent).arg(&job.dir).args([&job.ip, &PORT.to_string()]).arg(&job.home);
+    if job.pex {
+        c.arg("extension=ut_pex");
+    }
+    c.args(job.extra.iter().filter(|e| !e.starts_with('-')));
     Ok(c)
 }
 

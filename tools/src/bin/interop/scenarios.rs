@@ -32,6 +32,7 @@ pub(crate) fn names() -> Vec<String> {
         "magnet-peer",
         "magnet-kept",
         "metadata-only",
+        "pex-libtorrent",
         "opentracker",
         "opentracker-udp",
         // Not "opentracker-udp6": Debian's opentracker has no IPv6. It is run by name where a build has it.
@@ -62,6 +63,9 @@ pub(crate) fn run(name: &str, world: &World) -> Result<String, String> {
         "magnet-peer" => world.magnet_peer(),
         "magnet-kept" => world.magnet_kept(),
         "metadata-only" => world.metadata_only(),
+        "pex-transmission" => world.pex(Client::Transmission, Client::Btmio),
+        "pex-libtorrent" => world.pex(Client::Libtorrent, Client::Btmio),
+        "pex-btmio" => world.pex(Client::Btmio, Client::Libtorrent),
         "scrape" => world.scrape(),
         "mixed" => world.mixed(),
         "resume" => world.resume(),
@@ -123,7 +127,7 @@ impl World {
         let (dir, home) = (self.dir.join(format!("{n}-data")), self.dir.join(format!("{n}-{}", client.name())));
         std::fs::create_dir_all(&dir).map_err(|e| e.to_string())?;
         let (torrent, ip) = (torrent.to_owned(), format!("{}{n}", self.net));
-        Ok(Job { client, role, ip, torrent, dir, home, up_limit: 0, extra: Vec::new() })
+        Ok(Job { client, role, ip, torrent, dir, home, pex: false, up_limit: 0, extra: Vec::new() })
     }
 
     /// Starts a client and waits until the tracker knows of it, as a seed or as a leech.
@@ -260,6 +264,32 @@ impl World {
         let mut second = Client::Btmio.start(&leech)?;
         self.arrives(&mut second, &leech, &[])?;
         Ok(format!("again from what was kept in {:.1} s", begin.elapsed().as_secs_f64()))
+    }
+
+    /// `hub` has nothing and knows, by its tracker, who has everything but gives next to nothing to more than it
+    /// must. `to` knows the hub alone, and is done only if the hub names the seed: the hub's own upload is shut.
+    fn pex(&self, hub: Client, to: Client) -> Result<String, String> {
+        let tracker = self.tracker(Options::default())?;
+        let torrent = self.torrent("t", &[&tracker.url])?;
+        let alone = self.torrent("alone", &[])?;
+        let seed = self.job(2, Client::Libtorrent, Role::Seed, &torrent)?;
+        let mut middle = self.job(3, hub, Role::Leech, &torrent)?;
+        (middle.pex, middle.up_limit) = (true, 1);
+        if hub == Client::Btmio {
+            middle.extra = vec!["--up=1K".to_owned(), "--seed-time=60".to_owned()];
+        } else if hub == Client::Libtorrent {
+            middle.extra = vec!["upload_rate_limit=1024".to_owned()];
+        }
+        let mut last = self.job(4, to, Role::Leech, &alone)?;
+        last.pex = true;
+        let peer = format!("peer={}:{PORT}", middle.ip);
+        last.extra = if to == Client::Btmio { vec!["-e".to_owned(), format!("--{peer}")] } else { vec![peer] };
+        let seeder = self.start(&seed, &tracker)?;
+        let hub_node = self.start(&middle, &tracker)?;
+        let begin = Instant::now();
+        let mut node = to.start(&last)?;
+        self.arrives(&mut node, &last, &[&hub_node, &seeder])?;
+        Ok(format!("named by {} in {:.1} s", hub.name(), begin.elapsed().as_secs_f64()))
     }
 
     /// `--metadata-only` writes a torrent that another client takes, and nothing else.
