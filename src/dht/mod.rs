@@ -73,6 +73,8 @@ pub enum Event {
     Peers {
         /// The torrent.
         info_hash: InfoHash,
+        /// The node's own address.
+        source: IpAddr,
         /// Their addresses.
         peers: Vec<SocketAddr>,
     },
@@ -447,7 +449,7 @@ impl Dht {
             let peers: Vec<_> = r.values.iter().copied().filter(|a| may_name(from.ip(), *a)).collect();
             search.found += peers.len();
             if !peers.is_empty() {
-                self.events.push_back(Event::Peers { info_hash, peers });
+                self.events.push_back(Event::Peers { info_hash, source: from.ip(), peers });
             }
         }
         if !there.is_empty() && self.family(!v6).table.len() == 0 {

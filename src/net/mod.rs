@@ -11,7 +11,6 @@
 
 mod link;
 mod listen;
-mod node;
 pub mod resolve;
 mod room;
 mod state;
@@ -39,7 +38,6 @@ use crate::storage::{Disk, Done, OpenSpec, Storage, StorageConfig};
 use crate::time::{Duration, Instant, earlier};
 use link::Link;
 use listen::Listeners;
-use node::NodeFile;
 use resolve::{DnsResolver, Resolve};
 use state::StateDir;
 pub use turns::TurnTimes;
@@ -163,7 +161,6 @@ pub struct Loop {
     bind: Vec<IpAddr>,
     resolver: DnsResolver,
     state: Option<StateDir>,
-    node: Option<NodeFile>,
     open: BTreeSet<TorrentKey>,
     bufs: Buffers,
     disk_more: bool,
@@ -188,9 +185,8 @@ impl Loop {
         session.set_port(listeners.port());
         let word = u64::from_le_bytes(seed[..8].try_into().expect("eight bytes"));
         let resolver = DnsResolver::new(poll.registry().try_clone()?, DNS_FIRST, DNS_COUNT, word.rotate_left(17))?;
-        let node = config.state_dir.as_deref().map(NodeFile::new);
         let state = config.state_dir.map(StateDir::open).transpose()?;
-        session.start_dht(Instant::ZERO, node.as_ref().and_then(NodeFile::load).as_deref());
+        session.start_dht(Instant::ZERO, state.as_ref().and_then(StateDir::load_dht).as_deref());
         let helper = match config.storage.helper {
             true => {
                 let waker = Waker::new(poll.registry(), Token(HELPER))?;
@@ -218,7 +214,6 @@ impl Loop {
             bind: config.bind,
             resolver,
             state,
-            node,
             open: BTreeSet::new(),
             bufs: Buffers::default(),
             disk_more: false,
@@ -293,8 +288,10 @@ impl Loop {
 
     /// Saves everything, tells the trackers, closes the peers. Keep turning until [`Loop::stopped`].
     pub fn shutdown(&mut self) {
-        if let (Some(node), Some(bytes)) = (&self.node, self.session.save_dht()) {
-            node.store(&bytes);
+        if let (Some(state), Some(bytes)) = (&self.state, self.session.save_dht()) {
+            if let Err(e) = state.store_dht(&bytes) {
+                log::warn!("cannot keep what the DHT node knows: {e}");
+            }
         }
         self.command(Session::shutdown);
     }

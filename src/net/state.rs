@@ -1,5 +1,5 @@
-//! The state folder: one resume record a torrent, replaced as a whole, and the info dictionary of one that was
-//! added by a magnet link.
+//! The state folder: one resume record a torrent, replaced as a whole, the info dictionary of one that was
+//! added by a magnet link, and what the DHT node knows.
 
 use std::fs;
 use std::io::{self, Write};
@@ -11,6 +11,9 @@ use crate::id::InfoHash;
 
 /// Larger records are not ours.
 const RECORD_MAX: u64 = 64 << 20;
+
+/// The DHT node's file.
+const DHT: &str = "dht";
 
 pub(super) struct StateDir {
     dir: PathBuf,
@@ -51,6 +54,16 @@ impl StateDir {
     /// Keeps an info dictionary.
     pub(super) fn store_metadata(&self, info_hash: &InfoHash, info: &[u8]) -> io::Result<()> {
         replace(&self.metadata_path(info_hash), info)
+    }
+
+    /// What the DHT node knew. Losing it costs a new start from the bootstrap nodes.
+    pub(super) fn load_dht(&self) -> Option<Vec<u8>> {
+        read(&self.dir.join(DHT), "the DHT begins anew")
+    }
+
+    /// Keeps what the DHT node knows.
+    pub(super) fn store_dht(&self, bytes: &[u8]) -> io::Result<()> {
+        replace(&self.dir.join(DHT), bytes)
     }
 
     /// Forgets a torrent.

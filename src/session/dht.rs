@@ -1,7 +1,7 @@
 //! The DHT node's place in a session: which torrents it looks for, and what becomes of what it finds.
 //!
 //! ```text
-//!   torrent runs, is not private ─▶ Dht::seek ─▶ Event::Peers ─▶ the torrent's swarm ─▶ dialled like any other
+//!   torrent runs, is not private ─▶ Dht::seek ─▶ Event::Peers ─▶ Torrent::hear, as from peers and trackers
 //!   datagram that begins with `d` ─▶ Dht::handle          PORT of a peer ─▶ Dht::ping
 //!   Event::Resolve ─▶ Action::Resolve ─▶ Input::Resolved ─▶ Dht::on_resolved
 //! ```
@@ -117,7 +117,7 @@ impl Session {
         let mut found = Vec::new();
         while let Some(event) = node.poll_event() {
             match event {
-                Event::Peers { info_hash, peers } => found.push((info_hash, peers)),
+                Event::Peers { info_hash, source, peers } => found.push((info_hash, source, peers)),
                 Event::Resolve { id, host } => {
                     self.actions.push_back(Action::Resolve { id: LOOKUP | u64::from(id), host });
                 }
@@ -134,15 +134,16 @@ impl Session {
                 self.timers.arm(at, Timer::Dht);
             }
         }
-        for (info_hash, peers) in found {
+        for (info_hash, source, peers) in found {
             let Some(t) = self.by_hash.get(&info_hash).and_then(|k| self.torrents.get_mut(*k)) else { continue };
-            if t.meta.private || !t.wants_peers() {
+            if !t.wants_peers() {
                 continue;
             }
+            let mut cx = cx!(self, now);
             for addr in peers {
-                t.swarm.add(now, addr, Source::Dht);
+                t.hear(&cx, addr, Source::Dht, Some(source));
             }
-            t.tick(&mut cx!(self, now));
+            t.tick(&mut cx);
             let key = t.key;
             self.arm(now, key);
         }

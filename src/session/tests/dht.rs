@@ -1,0 +1,67 @@
+//! The DHT node in a session: what its nodes say of peers is hearsay like any other.
+
+use std::net::{IpAddr, SocketAddr};
+
+use super::rig::*;
+use crate::config::{Config, DhtConfig, limits};
+use crate::dht::NodeId;
+use crate::dht::krpc::{self, Body, Contact, Method, Reply};
+use crate::session::Input;
+
+/// The bootstrap node, which is asked once and then spared, and the one it names.
+const BOOT: [u8; 4] = [40, 0, 0, 1];
+const NODE: [u8; 4] = [30, 0, 0, 1];
+
+fn contact(ip: [u8; 4]) -> Contact {
+    Contact { id: NodeId::new([7; 20]).for_ip(ip.into()), addr: SocketAddr::from((ip, 6881)) }
+}
+
+impl Rig {
+    /// All queries are answered; those for peers with `values`. How many of these there were.
+    fn node_answers(&mut self, values: &[SocketAddr]) -> usize {
+        let (mut asked, mut data) = (0, Vec::new());
+        while let Some(to) = self.s.poll_datagram(&mut data) {
+            let from = [contact(BOOT), contact(NODE)].into_iter().find(|c| c.addr == to).expect("there are two");
+            let m = krpc::parse(&data, false).expect("what we send can be read");
+            let Body::Query(q) = m.body else { continue };
+            let for_peers = matches!(q.method, Method::GetPeers { .. });
+            asked += usize::from(for_peers);
+            let values = if for_peers { values.to_vec() } else { Vec::new() };
+            let (nodes, nodes6, token) = (vec![contact(NODE)], Vec::new(), Some(&b"token"[..]));
+            let reply = Reply { id: from.id, to: ip(1), tid: m.tid, token, nodes, nodes6, values };
+            let answer = reply.encode(1024).expect("it fits");
+            self.s.handle_datagram(self.now, from.addr, &answer);
+            self.drive();
+        }
+        asked
+    }
+}
+
+#[test]
+fn peers_that_a_node_names_are_hearsay() {
+    let dht = DhtConfig { bootstrap: vec![("boot.example".into(), 6881)], read_only: false };
+    let (mut r, _) = Rig::leech_with(&Content::pieces(4, 1), Config { dht: Some(dht), ..Config::default() });
+    r.s.start_dht(r.now, None);
+    r.drive();
+    let peer = |host: u8, port: u16| SocketAddr::from(([8, 8, 8, host], port));
+    let lan = SocketAddr::from(([192, 168, 0, 9], 7000));
+    let crowd: Vec<_> = (0..5).map(|i| peer(2, 7000 + i)).collect();
+    let values: Vec<_> = [peer(1, 7000), peer(3, 80), lan].into_iter().chain(crowd.iter().copied()).collect();
+    let mut asked = 0;
+    for _ in 0..30 {
+        r.pass(secs(1));
+        for (id, host) in std::mem::take(&mut r.lookups) {
+            assert_eq!(host, "boot.example");
+            r.s.handle(r.now, Input::Resolved { id, result: Ok(vec![IpAddr::from(BOOT)]) });
+            r.drive();
+        }
+        asked += r.node_answers(&values);
+    }
+    assert!(asked > 0, "the torrent is looked for");
+    let dialled: Vec<_> = r.dialled.iter().map(|d| d.1).collect();
+    assert!(dialled.contains(&peer(1, 7000)), "{dialled:?}");
+    assert!(!dialled.contains(&peer(3, 80)), "no peer listens there");
+    assert!(!dialled.contains(&lan), "a node of the internet knows nobody on our network");
+    let of_one_host = crowd.iter().filter(|a| dialled.contains(a)).count();
+    assert_eq!(of_one_host, limits::HEARSAY_HOST);
+}
