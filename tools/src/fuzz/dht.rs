@@ -79,7 +79,8 @@ impl World {
             }
             let (asker, len) = to.expect("nobody has asked");
             assert_eq!(addr, asker, "answers go to who asks");
-            if !self.answered.contains(&addr.ip()) && !self.tokens.iter().any(|t| bytes.windows(t.len()).any(|w| w == t))
+            if !self.answered.contains(&addr.ip())
+                && !self.tokens.iter().any(|t| bytes.windows(t.len()).any(|w| w == t))
             {
                 let most = len * limits::DHT_UNVERIFIED / 2;
                 assert!(bytes.len() <= most, "{} bytes for {len}", bytes.len());
