@@ -245,7 +245,7 @@ const TABLE: &[Row] = &[
     row("", "tracker", "URL", GET, "use this tracker too; repeatable"),
     row("", "no-tracker", "", GET, "do not use the torrent's own trackers"),
     row("", "no-dht", "", GET, "do not find peers through the DHT"),
-    row("", "dht-bootstrap", "HOST:PORT", GET, "begin the DHT here, at no well-known node; repeatable"),
+    row("", "dht-bootstrap", "HOST:PORT", GET, "begin the DHT at this node; repeatable"),
     row("", "memory", "SIZE", GET, MEMORY),
     row("", "storage", "HOW", GET | CHECK, "file access: auto, map or io"),
     row("", "no-sandbox", "", GET, "give up no privileges"),
