@@ -16,6 +16,12 @@ pub trait Empty: Sized + 'static {
 #[derive(Debug)]
 pub struct Lazy<T>(Option<Box<T>>);
 
+impl<T> Default for Lazy<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl<T> Lazy<T> {
     /// Nothing yet.
     pub const fn new() -> Self {

@@ -4,8 +4,8 @@
 //! who sent them. A tag whose address was forgotten finds nothing; it is not given to another.
 //! Dialling order is by due time; a failed attempt backs off, doubling from
 //! `BACKOFF` up to `BACKOFF_MAX`; an address the user gave is tried again sooner and never
-//! forgotten. The list is bounded, by `limits::SWARM` unless the torrent may have more peers than that: a newcomer displaces the address that has
-//! failed most often, or is turned away when none has.
+//! forgotten. The list is bounded, by `limits::SWARM` unless the torrent may have more peers than that: a
+//! newcomer displaces the address that has failed most often, or is turned away when none has.
 //!
 //! It opens no connections and counts none; `torrent` asks it for the next address to dial.
 
