@@ -28,6 +28,11 @@ impl<T> Lazy<T> {
         Self(None)
     }
 
+    /// Written to already.
+    pub fn with(value: T) -> Self {
+        Self(Some(Box::new(value)))
+    }
+
     /// What was written to, if anything was.
     pub fn made(&mut self) -> Option<&mut T> {
         self.0.as_deref_mut()

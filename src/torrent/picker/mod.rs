@@ -43,6 +43,7 @@ mod tests;
 
 use crate::bitfield::Bitfield;
 use crate::id::{ConnKey, PeerTag, PieceIndex};
+use crate::lazy::Lazy;
 use crate::rng::Rng;
 use part::{Blk, NOT_LOOSE, Part};
 use shelf::{Shelf, bit, mark};
@@ -155,7 +156,7 @@ pub struct Picker {
     wanted: Vec<u64>,
     wanted_left: u32,
     /// Wanted missing pieces by priority, `Low` first.
-    shelves: [Shelf; 3],
+    shelves: [Lazy<Shelf>; 3],
     parts: Slab<Part>,
     /// Parts that are wanted, not being checked, and have free blocks.
     loose: Vec<u32>,
@@ -185,7 +186,7 @@ impl Picker {
         let have = Bitfield::none(pieces);
         let all = Bitfield::all(pieces);
         let wanted: Vec<_> = (0..all.words()).map(|w| all.word(w)).collect();
-        let shelves = [Shelf::default(), Shelf::full(pieces, wanted.clone()), Shelf::default()];
+        let shelves = [Lazy::new(), Lazy::with(Shelf::full(pieces, wanted.clone())), Lazy::new()];
         Self {
             blocks_per_piece,
             last_piece_blocks,
@@ -264,7 +265,7 @@ impl Picker {
     /// So many single moves would cost more than sorting the shelves anew.
     fn spoil_for(&mut self, moves: u32) {
         if moves >= self.have.len() / 4 {
-            self.shelves.iter_mut().for_each(Shelf::spoil);
+            self.shelves.iter_mut().filter_map(Lazy::made).for_each(Shelf::spoil);
         }
     }
 
@@ -281,7 +282,7 @@ impl Picker {
             // Counted as part of a seed that since lost a piece: count that seed piece by piece.
             let Some(seeds) = self.seeds.checked_sub(1) else { return };
             self.seeds = seeds;
-            self.shelves.iter_mut().for_each(Shelf::spoil);
+            self.shelves.iter_mut().filter_map(Lazy::made).for_each(Shelf::spoil);
             for e in &mut self.entries {
                 e.avail = e.avail.saturating_add(1);
             }
@@ -469,7 +470,7 @@ impl Picker {
     /// peer has do not count.
     pub fn in_endgame(&self) -> bool {
         let had = |piece: u32| self.seeds > 0 || self.entries[piece as usize].avail > 0;
-        let untouched = |s: &Shelf| s.len() > 0 && (self.seeds > 0 || s.any_had(&self.entries));
+        let untouched = |s: &Lazy<Shelf>| s.len() > 0 && (self.seeds > 0 || s.any_had(&self.entries));
         self.wanted_left > 0
             && !self.loose.iter().any(|&part| had(self.parts[part as usize].piece))
             && !self.shelves.iter().any(untouched)
@@ -654,6 +655,9 @@ impl Picker {
     fn unshelve(&mut self, piece: u32) {
         if let Some(shelf) = self.shelf_of(piece) {
             self.shelves[shelf].remove(piece, &mut self.entries);
+            if self.shelves[shelf].len() == 0 {
+                self.shelves[shelf] = Lazy::new();
+            }
         }
     }
 

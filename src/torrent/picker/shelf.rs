@@ -18,6 +18,7 @@
 use super::Entry;
 use crate::bitfield::{Bitfield, ones};
 use crate::id::PieceIndex;
+use crate::lazy::Empty;
 use crate::rng::Rng;
 
 /// Steps along the order before a search falls back to the bitmaps.
@@ -28,7 +29,7 @@ const TRIES: usize = 8;
 const MATCHES: usize = 64;
 
 /// The untouched pieces of one priority.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Shelf {
     /// A bit a piece, the first in the highest bit of word 0. Empty until the first piece.
     set: Vec<u64>,
@@ -56,10 +57,22 @@ pub(super) fn mark(set: &mut [u64], piece: u32, to: bool) {
     }
 }
 
+impl Empty for Shelf {
+    fn empty() -> &'static Self {
+        static EMPTY: Shelf = Shelf::EMPTY;
+        &EMPTY
+    }
+    fn fresh() -> Self {
+        Self::EMPTY
+    }
+}
+
 impl Shelf {
+    const EMPTY: Self = Self { set: Vec::new(), len: 0, order: Vec::new(), begin: Vec::new(), stale: false, first: 0 };
+
     /// A shelf with all of so many pieces, which nobody has yet.
     pub(super) fn full(pieces: u32, set: Vec<u64>) -> Self {
-        Self { set, len: pieces, stale: true, ..Self::default() }
+        Self { set, len: pieces, stale: true, ..Self::EMPTY }
     }
 
     pub(super) const fn len(&self) -> u32 {
@@ -125,7 +138,7 @@ impl Shelf {
             entries[moved as usize].pos = pos as u32;
         }
         if self.len == 0 {
-            *self = Self { set: std::mem::take(&mut self.set), ..Self::default() };
+            *self = Self { set: std::mem::take(&mut self.set), ..Self::EMPTY };
         }
     }
 
