@@ -50,6 +50,7 @@ mod disk;
 mod error;
 mod extents;
 mod files;
+mod flight;
 mod hash;
 pub mod helper;
 mod iov;
@@ -62,6 +63,7 @@ mod sync;
 mod sys;
 #[cfg(test)]
 mod tests;
+mod volume;
 
 pub use disk::Disk;
 pub use error::{DiskError, DiskErrorKind};
@@ -73,6 +75,7 @@ pub use plan::{MAX_PARTS, PlaceList};
 #[cfg(feature = "sim")]
 pub(crate) use plan::{Part, resolve};
 
+use crate::config::limits;
 use crate::id::{Block, FileIndex, PieceIndex, TorrentKey};
 use crate::torrent::layout::Layout;
 use std::path::PathBuf;
@@ -132,6 +135,8 @@ pub struct StorageConfig {
     pub max_open_files: usize,
     /// Whether space is taken before bytes come.
     pub allocate: Allocate,
+    /// Most bytes that are on their way to a slow disk: no more payload is read for it until they are fewer.
+    pub unwritten: usize,
     /// Calls that may block are done by a thread of their own, and not in slices between other work.
     pub helper: bool,
     /// Pieces hashed at once, 1 to 4. Counts only where the processor has SHA instructions.
@@ -148,6 +153,7 @@ impl Default for StorageConfig {
             gather_limit: 16 << 20,
             max_open_files: 128,
             allocate: Allocate::Full,
+            unwritten: limits::UNWRITTEN,
             helper: true,
             hash_lanes: 4,
         }
@@ -275,7 +281,7 @@ pub trait Storage {
     fn work(&mut self, budget: usize) -> bool;
 
     /// Adds to the plan `block[at..at + max]` for sending. The piece must have been verified. Returns how many bytes
-    /// are covered.
+    /// are covered: fewer where the disk has to be waited for, which begins to read them then. Ask again later.
     fn lend(&mut self, t: TorrentKey, block: Block, at: u32, max: u32, out: &mut PlaceList) -> Result<u32, DiskError>;
 
     /// Tells that a block will be lent soon, so that the disk can start on it.
@@ -290,6 +296,12 @@ pub trait Storage {
 
     /// What the file system says about a file; `None` when it is not there or not a plain file.
     fn file_stat(&mut self, t: TorrentKey, file: FileIndex) -> Option<FileStat>;
+
+    /// The disk is behind: read no more payload of this torrent for now. What has arrived is still taken.
+    fn holds_back(&self, t: TorrentKey) -> bool {
+        let _ = t;
+        false
+    }
 
     /// Bytes that have landed and are not in a file yet.
     fn dirty(&self) -> usize;
