@@ -178,6 +178,16 @@ pub struct FileStat {
     pub mtime_nsec: u32,
     /// The file's number on its volume.
     pub inode: u64,
+    /// The number of that volume's device.
+    pub device: u64,
+    /// The number of the mount it was found in; 0 where the system does not tell.
+    pub mount: u64,
+}
+
+impl From<FileStat> for crate::api::FileStamp {
+    fn from(s: FileStat) -> Self {
+        Self { len: s.len, mtime: (s.mtime, s.mtime_nsec), inode: s.inode, device: s.device, mount: s.mount }
+    }
 }
 
 /// A result of queued work.
@@ -289,6 +299,12 @@ pub trait Storage {
 
     /// Writes out the valid ranges of unfinished pieces and empties their buffers.
     fn flush(&mut self, t: TorrentKey) -> Result<(), DiskError>;
+
+    /// The next sync is to cover this piece, whoever wrote it: an earlier process may have, and died before it had
+    /// synced its files and the folders it made them in.
+    fn cover(&mut self, t: TorrentKey, piece: PieceIndex) {
+        let _ = (t, piece);
+    }
 
     /// Asks that everything reported good so far be brought to the device; the answer is [`Done::Synced`], unless the
     /// torrent is closed before. At most one a torrent is under way; asking again meanwhile is answered by itself.
