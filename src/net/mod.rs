@@ -9,6 +9,7 @@
 //!
 //! It keeps each torrent's resume record in the state folder, if it has one.
 
+mod late;
 mod link;
 mod listen;
 pub mod resolve;
@@ -37,6 +38,7 @@ use crate::state::Keeper;
 use crate::storage::helper::Helper;
 use crate::storage::{Disk, Done, OpenSpec, Storage, StorageConfig};
 use crate::time::{Duration, Instant, earlier};
+use late::AllLate;
 use link::Link;
 use listen::Listeners;
 use resolve::{DnsResolver, Resolve};
@@ -58,6 +60,8 @@ const FOREIGN_FIRST: usize = HELPER + 1;
 
 /// Bytes hashed and written in one turn.
 const WORK: usize = 4 << 20;
+/// A shutdown waits no longer than this for what is on its way to a disk.
+const DISK_PATIENCE: Duration = Duration::from_secs(10);
 /// Datagrams received in one turn.
 const DATAGRAMS: usize = 256;
 /// Descriptors ran out: nothing is accepted for so long.
@@ -163,6 +167,9 @@ pub struct Loop {
     resolver: DnsResolver,
     state: Option<Keeper<StateDir>>,
     open: BTreeSet<TorrentKey>,
+    late: AllLate,
+    /// A shutdown waits for slow disks until then.
+    patience: Option<Instant>,
     bufs: Buffers,
     disk_more: bool,
     foreign: VecDeque<Token>,
@@ -217,6 +224,8 @@ impl Loop {
             resolver,
             state,
             open: BTreeSet::new(),
+            late: AllLate::default(),
+            patience: None,
             bufs: Buffers::default(),
             disk_more: false,
             foreign: VecDeque::new(),
@@ -296,11 +305,18 @@ impl Loop {
             state.store_dht(bytes);
         }
         self.command(Session::shutdown);
+        self.patience = self.patience.or(Some(self.now + DISK_PATIENCE));
     }
 
     /// The shutdown is over: drop the loop.
     pub fn stopped(&self) -> bool {
-        self.session.is_shut_down(self.now) && self.state.as_ref().is_none_or(Keeper::is_idle)
+        let waits = self.is_writing() && self.patience.is_none_or(|end| self.now < end);
+        self.session.is_shut_down(self.now) && !waits
+    }
+
+    /// Something is on its way to a disk that a shutdown waits for.
+    fn is_writing(&self) -> bool {
+        !self.late.is_empty() || self.state.as_ref().is_some_and(|s| !s.is_idle())
     }
 
     /// What happened next.
@@ -327,6 +343,7 @@ impl Loop {
             return Some(Duration::ZERO);
         }
         let at = earlier(self.session.poll_timeout(), self.resolver.deadline());
+        let at = earlier(at, self.patience.filter(|_| self.is_writing()));
         let at = earlier(earlier(at, self.held.1), self.accept_again)?;
         let elapsed = u64::try_from(self.start.elapsed().as_micros()).unwrap_or(u64::MAX);
         Some(at - Instant::from_micros(elapsed))
@@ -372,6 +389,7 @@ impl Loop {
         }
         self.disk_more = self.disk.work(WORK);
         self.disk_done();
+        self.no_longer_late();
         self.state_done();
         let more = !self.ready.is_empty()
             || self.disk_more
@@ -568,62 +586,70 @@ impl Loop {
 
     fn carry_out_actions(&mut self) {
         while let Some(action) = self.session.poll_action() {
-            match action {
-                Action::Connect { conn, addr } => self.connect(conn, addr),
-                Action::Close { conn, .. } => self.drop_link(conn),
-                Action::Wake { conn } => self.make_ready(conn),
-                Action::Resolve { id, host } => {
-                    self.resolver.lookup(self.now, id, &host);
-                    self.resolved();
-                }
-                Action::Open { torrent, layout, dir, wanted } => self.open_files(torrent, layout, dir, &wanted),
-                Action::Wanted { torrent, wanted } => {
-                    if self.open.contains(&torrent) {
-                        if let Err(e) = self.disk.prepare(torrent, &|f| wanted[f.idx()]) {
-                            pump::disk_failed(&mut self.session, self.now, torrent, &e);
-                        }
+            if let Some(action) = self.late.put(action) {
+                self.carry_out_one(action);
+            }
+        }
+    }
+
+    fn carry_out_one(&mut self, action: Action) {
+        match action {
+            Action::Connect { conn, addr } => self.connect(conn, addr),
+            Action::Close { conn, .. } => self.drop_link(conn),
+            Action::Wake { conn } => self.make_ready(conn),
+            Action::Resolve { id, host } => {
+                self.resolver.lookup(self.now, id, &host);
+                self.resolved();
+            }
+            Action::Open { torrent, layout, dir, wanted } => self.open_files(torrent, layout, dir, &wanted),
+            Action::Wanted { torrent, wanted } => {
+                if self.open.contains(&torrent) {
+                    if let Err(e) = self.disk.prepare(torrent, &|f| wanted[f.idx()]) {
+                        pump::disk_failed(&mut self.session, self.now, torrent, &e);
                     }
                 }
-                Action::Hash { torrent, piece, expected, at_rest, blocks } => {
-                    if self.open.contains(&torrent) {
-                        self.disk_more = true;
-                        match at_rest {
-                            true => self.disk.recheck(torrent, piece, expected),
-                            false => self.disk.hash(torrent, piece, expected, blocks),
-                        }
-                    }
-                }
-                Action::Prefetch { torrent, block } => self.disk.prefetch(torrent, block),
-                Action::Sync { torrent, pieces } => {
-                    for piece in &pieces {
-                        self.disk.cover(torrent, *piece);
-                    }
-                    if let Some(state) = &mut self.state {
-                        state.sync_asked(torrent, pieces);
-                    }
-                    self.disk.sync(torrent);
+            }
+            Action::Hash { torrent, piece, expected, at_rest, blocks } => {
+                if self.open.contains(&torrent) {
                     self.disk_more = true;
-                }
-                Action::Note { torrent, info_hash, note } => {
-                    if let Some(state) = &mut self.state {
-                        state.note(&self.session, &mut self.disk, torrent, &info_hash, note);
+                    match at_rest {
+                        true => self.disk.recheck(torrent, piece, expected),
+                        false => self.disk.hash(torrent, piece, expected, blocks),
                     }
                 }
-                Action::Save { torrent, info_hash } => self.save(torrent, &info_hash),
-                Action::SaveMetadata { torrent, info_hash } => {
-                    if let (Some(state), Some(meta)) = (&mut self.state, self.session.metainfo(torrent)) {
-                        state.store_metadata(&info_hash, meta.info.clone());
-                    }
+            }
+            Action::Prefetch { torrent, block } => self.disk.prefetch(torrent, block),
+            Action::Sync { torrent, pieces } => {
+                for piece in &pieces {
+                    self.disk.cover(torrent, *piece);
                 }
-                Action::CloseFiles { torrent } => self.close_files(torrent),
-                Action::Remove { torrent, info_hash, layout, dir, with_data } => {
-                    if with_data {
-                        self.delete_files(torrent, layout, dir);
-                    }
-                    self.close_files(torrent);
-                    if let Some(state) = &mut self.state {
-                        state.forget(torrent, &info_hash);
-                    }
+                if let Some(state) = &mut self.state {
+                    state.sync_asked(torrent, pieces);
+                }
+                self.disk.sync(torrent);
+                self.disk_more = true;
+            }
+            Action::Note { torrent, info_hash, note } => {
+                if let Some(state) = &mut self.state {
+                    state.note(&self.session, &mut self.disk, torrent, &info_hash, note);
+                }
+            }
+            Action::Save { torrent, info_hash } => self.save(torrent, &info_hash),
+            Action::SaveMetadata { torrent, info_hash } => {
+                if let (Some(state), Some(meta)) = (&mut self.state, self.session.metainfo(torrent)) {
+                    state.store_metadata(&info_hash, meta.info.clone());
+                }
+            }
+            Action::CloseFiles { torrent } => self.close_files(torrent),
+            Action::Remove { torrent, info_hash, layout, dir, with_data } => {
+                if with_data {
+                    self.delete_files(torrent, layout, dir);
+                }
+                // Nobody wants its record any more.
+                self.late.take(torrent);
+                self.close_files(torrent);
+                if let Some(state) = &mut self.state {
+                    state.forget(torrent, &info_hash);
                 }
             }
         }
@@ -679,11 +705,42 @@ impl Loop {
             self.session.handle(self.now, Input::PieceLost { torrent, piece: None });
             pump::disk_failed(&mut self.session, self.now, torrent, &e);
         }
+        let record = self.record(torrent);
+        if self.disk.flushing(torrent) {
+            self.late.insert(torrent, *info_hash, record);
+        } else {
+            self.store(torrent, info_hash, record);
+        }
+    }
+
+    fn record(&mut self, torrent: TorrentKey) -> Option<Vec<u8>> {
         let files = self.session.metainfo(torrent).map_or(0, |m| m.files.len());
         let stamps = self.stamps(torrent, files);
-        let record = self.session.record(self.now, torrent, stamps);
+        self.session.record(self.now, torrent, stamps)
+    }
+
+    fn store(&mut self, torrent: TorrentKey, info_hash: &crate::id::InfoHash, record: Option<Vec<u8>>) {
         if let (Some(state), Some(record)) = (&mut self.state, record) {
             state.store(torrent, info_hash, record);
+        }
+    }
+
+    /// Goes on with the torrents whose files have what was on its way to them.
+    fn no_longer_late(&mut self) {
+        let over = |t: &TorrentKey| !self.disk.flushing(*t);
+        let torrents: Vec<_> = self.late.torrents().filter(over).collect();
+        for torrent in torrents {
+            let Some(mut late) = self.late.take(torrent) else { continue };
+            if !self.session.is_trading(torrent) {
+                late.record = self.record(torrent);
+            }
+            self.store(torrent, &late.info_hash, late.record);
+            for action in late.actions {
+                if let Some(action) = self.late.put(action) {
+                    self.carry_out_one(action);
+                }
+            }
+            self.carry_out();
         }
     }
 

@@ -23,7 +23,7 @@ use super::lanes::{Lanes, MAX_LANES};
 use super::map::{WindowKey, Windows};
 use super::plan::{self, Part, PlaceList};
 use super::sync::Syncs;
-use super::{DiskError, DiskErrorKind, Done, FileStat, IoVecs, Lane, OpenSpec, Storage, StorageConfig};
+use super::{DiskError, DiskErrorKind, Done, FileStat, IoVecs, Lane, OpenSpec, Storage, StorageConfig, Writer};
 use crate::id::{Block, FileIndex, PieceIndex, TorrentKey};
 use crate::torrent::layout::{Layout, Span};
 use std::path::PathBuf;
@@ -40,6 +40,7 @@ pub struct Disk {
     pub(super) syncs: Syncs,
     pub(super) hand: Hand,
     pub(super) flights: Flights,
+    pub(super) writer: Writer,
 }
 
 /// Where one stretch of a piece's bytes goes when it is downloaded.
@@ -65,6 +66,7 @@ impl Disk {
             hasher: Hasher::new(Lanes::new(config.hash_lanes)),
             syncs: Syncs::default(),
             hand,
+            writer: config.writer,
             flights: Flights::new(config.unwritten.min(config.gather_limit / 2).max(64 << 10)),
         }
     }
@@ -642,7 +644,13 @@ impl Storage for Disk {
 
     fn flush(&mut self, t: TorrentKey) -> Result<(), DiskError> {
         self.files.expect(t)?;
-        self.flush_all(t)
+        let result = self.flush_all(t);
+        self.flights.mark(t);
+        result
+    }
+
+    fn flushing(&self, t: TorrentKey) -> bool {
+        self.flights.flushing(t)
     }
 
     fn cover(&mut self, t: TorrentKey, piece: PieceIndex) {

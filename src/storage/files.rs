@@ -511,12 +511,13 @@ impl Files {
             }
             self.allocate(t, span.file)?;
             let slot = self.slot(t, span.file, true)?;
-            let began = Instant::now();
+            let (began, sleeps) = (Instant::now(), sys::sleeps());
             // write_all_at goes on after a short write, and takes a write of nothing as an error.
             self.handle(slot).write_all_at(now, span.at).map_err(|e| self.error(&e, t, span.file, "write"))?;
             let volume = self.get(t).and_then(|x| x.volume).unwrap_or(usize::MAX);
             if let Some(v) = self.volumes.get_mut(volume) {
-                v.wrote(began.elapsed());
+                let took = began.elapsed();
+                v.wrote(now.len(), took, sleeps.is_none_or(|n| sys::sleeps() != Some(n)));
             }
             self.mark_dirty(t, span.file);
         }

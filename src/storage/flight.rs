@@ -10,21 +10,25 @@
 //! payload should be read. Space is taken by the helper too, before the first write of the file, because jobs are done in
 //! order; until that is over the file's torrent is written by the helper even where the volume is fast.
 //!
+//! Good pieces of a torrent are reported in the order in which they were found good, whoever writes them: one that the
+//! loop wrote waits for those before it, or playback of what has come would stumble whenever a volume turns fast.
+//!
 //! What it does not do: decide when a piece is written (`hash`, `disk`), or how fast a volume is (`volume`).
 //!
 //! Invariants: `bytes` is what the parcels under way hold; a piece is in `pieces` exactly while parcels of it
-//! are under way; while it is, its files are not read.
+//! are under way; while it is, its files are not read. The first good piece of a torrent in `order` is not written yet.
 
 use super::disk::Disk;
 use super::extents::ExtentKey;
 use super::helper::Job;
-use super::{DiskError, Done, sys};
+use super::{DiskError, Done, Writer, sys};
 use crate::id::{FileIndex, PieceIndex, TorrentKey};
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
@@ -50,7 +54,7 @@ struct Returned {
 enum Errand {
     Write { t: TorrentKey, piece: PieceIndex, volume: usize, bytes: usize },
     Space { t: TorrentKey, file: FileIndex },
-    Sync { began: Instant },
+    Sync { took: Arc<AtomicU64> },
     Read { t: TorrentKey, piece: PieceIndex },
 }
 
@@ -76,6 +80,10 @@ pub(super) struct Flights {
     pub(super) cap: usize,
     back: (Sender<Returned>, Receiver<Returned>),
     count: u64,
+    /// Good pieces, in the order of their reports, with the report of what is written already.
+    order: VecDeque<(TorrentKey, PieceIndex, Option<Done>)>,
+    /// The last errand that a flush of a torrent waits for.
+    marks: BTreeMap<TorrentKey, u64>,
 }
 
 struct Parked(Job);
@@ -96,6 +104,8 @@ impl Flights {
             cap,
             back: channel(),
             count: 0,
+            order: VecDeque::new(),
+            marks: BTreeMap::new(),
         }
     }
 
@@ -116,6 +126,22 @@ impl Flights {
     /// The torrent is closed: nobody is to be told of what is under way.
     pub(super) fn orphan(&mut self, t: TorrentKey) {
         self.pieces.iter_mut().filter(|(k, _)| k.0 == t).for_each(|(_, l)| l.orphan = true);
+        self.order.retain(|(of, ..)| *of != t);
+        self.marks.remove(&t);
+    }
+
+    /// All that was sent of a torrent so far belongs to a flush.
+    pub(super) fn mark(&mut self, t: TorrentKey) {
+        self.marks.insert(t, self.count);
+    }
+
+    /// Whether something that the last flush of a torrent sent, or found sent, still changes its files.
+    pub(super) fn flushing(&self, t: TorrentKey) -> bool {
+        let Some(&last) = self.marks.get(&t) else { return false };
+        self.errands.range(..=last).any(|(_, e)| match e {
+            Errand::Write { t: of, .. } | Errand::Space { t: of, .. } => *of == t,
+            Errand::Sync { .. } | Errand::Read { .. } => false,
+        })
     }
 
     /// A piece is to be fetched again: what is under way of it is not to be reported as good.
@@ -123,13 +149,14 @@ impl Flights {
         if let Some(l) = self.pieces.get_mut(&(t, piece)) {
             l.verified = None;
         }
+        self.order.retain(|(of, p, _)| (*of, *p) != (t, piece));
     }
 }
 
 impl Disk {
     /// Whether the helper writes what comes of this torrent.
     pub(super) fn by_helper(&self, t: TorrentKey) -> bool {
-        self.hand.is_threaded() && self.files.is_slow(t)
+        self.hand.is_threaded() && (self.writer == Writer::Helper || self.files.is_slow(t))
     }
 
     /// See [`super::Storage::holds_back`].
@@ -154,8 +181,16 @@ impl Disk {
     }
 
     /// Has a file synced; the result comes to [`Disk::sync_over`].
-    pub(super) fn send_sync(&mut self, job: Job) -> u64 {
-        self.send(Errand::Sync { began: Instant::now() }, job)
+    pub(super) fn send_sync(&mut self, job: impl FnOnce() -> io::Result<()> + Send + 'static) -> u64 {
+        let took = Arc::new(AtomicU64::new(0));
+        let timed = Arc::clone(&took);
+        let job = move || {
+            let began = Instant::now();
+            let result = job();
+            timed.store(u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
+            result
+        };
+        self.send(Errand::Sync { took }, Box::new(job))
     }
 
     /// Takes a file's space, once.
@@ -207,6 +242,8 @@ impl Disk {
         let buf = self.pool.take(slot);
         let landing = self.flights.pieces.entry((t, piece)).or_default();
         landing.left += 1;
+        // The torrent may have been opened again meanwhile.
+        landing.orphan = false;
         self.flights.bytes += bytes;
         let parts = match parts {
             Ok(parts) => parts,
@@ -257,9 +294,42 @@ impl Disk {
             self.send_extent(key, slot);
         }
         match self.flights.pieces.get_mut(&(t, piece)) {
-            Some(landing) => landing.verified = Some(blocks),
-            None => self.hasher.done.push_back(Done::Hashed { torrent: t, piece, ok: true, blocks }),
+            Some(landing) => {
+                landing.verified = Some(blocks);
+                self.flights.order.push_back((t, piece, None));
+            }
+            None => self.report_good(t, piece, blocks),
         }
+    }
+
+    /// A good piece is in its files: reported once those before it are.
+    pub(super) fn report_good(&mut self, t: TorrentKey, piece: PieceIndex, blocks: Option<Vec<[u8; 20]>>) {
+        let done = Done::Hashed { torrent: t, piece, ok: true, blocks };
+        let order = &mut self.flights.order;
+        if let Some(place) = order.iter_mut().find(|(of, p, _)| (*of, *p) == (t, piece)) {
+            place.2 = Some(done);
+        } else if order.iter().any(|(of, ..)| *of == t) {
+            order.push_back((t, piece, Some(done)));
+        } else {
+            self.hasher.done.push_back(done);
+        }
+        self.report_in_order();
+    }
+
+    /// Reports what waited only for others.
+    fn report_in_order(&mut self) {
+        let mut blocked = Vec::new();
+        let done = &mut self.hasher.done;
+        self.flights.order.retain_mut(|(t, _, report)| match report.take_if(|_| !blocked.contains(t)) {
+            Some(report) => {
+                done.push_back(report);
+                false
+            }
+            None => {
+                blocked.push(*t);
+                true
+            }
+        });
     }
 
     /// Takes what the helper has done, or does some of it. True when there is more to do at once.
@@ -271,7 +341,10 @@ impl Disk {
             match self.flights.errands.remove(&id) {
                 Some(Errand::Write { t, piece, volume, bytes }) => self.returned(t, piece, volume, bytes),
                 Some(Errand::Space { t, file }) => self.space_taken(t, file, result),
-                Some(Errand::Sync { began }) => self.sync_over(id, &result, began.elapsed()),
+                Some(Errand::Sync { took }) => {
+                    let took = Duration::from_micros(took.load(Ordering::Relaxed));
+                    self.sync_over(id, &result, took);
+                }
                 Some(Errand::Read { t, piece }) => self.hasher.read_ahead(t, piece, id),
                 None => {}
             }
@@ -318,11 +391,11 @@ impl Disk {
             Landing { failed: Some(error), .. } => {
                 self.drop_extents(t, piece);
                 self.hasher.forget(t, Some(piece));
+                self.flights.forget(t, piece);
                 self.hasher.done.push_back(Done::Failed { torrent: t, piece: Some(piece), error });
+                self.report_in_order();
             }
-            Landing { verified: Some(blocks), .. } => {
-                self.hasher.done.push_back(Done::Hashed { torrent: t, piece, ok: true, blocks });
-            }
+            Landing { verified: Some(blocks), .. } => self.report_good(t, piece, blocks),
             // Written early to make room.
             Landing { .. } => {}
         }

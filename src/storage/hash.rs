@@ -381,10 +381,11 @@ impl Disk {
         if downloaded || ok {
             self.drop_extents(torrent, piece);
         }
-        self.hasher.done.push_back(match result {
-            Ok(blocks) => Done::Hashed { torrent, piece, ok, blocks },
-            Err(error) => Done::Failed { torrent, piece: Some(piece), error },
-        });
+        match result {
+            Ok(blocks) if ok && downloaded => self.report_good(torrent, piece, blocks),
+            Ok(blocks) => self.hasher.done.push_back(Done::Hashed { torrent, piece, ok, blocks }),
+            Err(error) => self.hasher.done.push_back(Done::Failed { torrent, piece: Some(piece), error }),
+        }
         written
     }
 

@@ -108,6 +108,16 @@ pub enum Lane {
     Scratch,
 }
 
+/// Who writes to files, where there is a helper.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum Writer {
+    /// The caller where the volume has shown that it is fast, the helper elsewhere.
+    #[default]
+    Auto,
+    /// The helper, as if all volumes were slow.
+    Helper,
+}
+
 /// Whether space is taken before bytes come.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub enum Allocate {
@@ -137,6 +147,8 @@ pub struct StorageConfig {
     pub allocate: Allocate,
     /// Most bytes that are on their way to a slow disk: no more payload is read for it until they are fewer.
     pub unwritten: usize,
+    /// Who writes to files.
+    pub writer: Writer,
     /// Calls that may block are done by a thread of their own, and not in slices between other work.
     pub helper: bool,
     /// Pieces hashed at once, 1 to 4. Counts only where the processor has SHA instructions.
@@ -154,6 +166,7 @@ impl Default for StorageConfig {
             max_open_files: 128,
             allocate: Allocate::Full,
             unwritten: limits::UNWRITTEN,
+            writer: Writer::Auto,
             helper: true,
             hash_lanes: 4,
         }
@@ -237,7 +250,8 @@ pub trait Storage {
 
     /// Writes out what is buffered and forgets the torrent, its descriptors and its windows (pause,
     /// remove, exit). Queued hashing is dropped without a result. The first error of the flush is
-    /// returned; the torrent is forgotten all the same.
+    /// returned; the torrent is forgotten all the same. What is on its way to a slow volume gets there later: to know
+    /// when, flush and wait until [`Storage::flushing`] is false, and then close.
     fn close(&mut self, t: TorrentKey) -> Result<(), DiskError>;
 
     /// Deletes a torrent's files and the folders that this leaves empty. The torrent is forgotten first,
@@ -297,13 +311,21 @@ pub trait Storage {
     /// Tells that a block will be lent soon, so that the disk can start on it.
     fn prefetch(&mut self, t: TorrentKey, block: Block);
 
-    /// Writes out the valid ranges of unfinished pieces and empties their buffers.
+    /// Writes out the valid ranges of unfinished pieces and empties their buffers. On a slow volume that is only begun:
+    /// see [`Storage::flushing`].
     fn flush(&mut self, t: TorrentKey) -> Result<(), DiskError>;
 
     /// The next sync is to cover this piece, whoever wrote it: an earlier process may have, and died before it had
     /// synced its files and the folders it made them in.
     fn cover(&mut self, t: TorrentKey, piece: PieceIndex) {
         let _ = (t, piece);
+    }
+
+    /// What had landed before the last [`Storage::flush`] of this torrent is still on its way to its files, and changes
+    /// them. [`Storage::work`] takes it further; an error comes as [`Done::Failed`].
+    fn flushing(&self, t: TorrentKey) -> bool {
+        let _ = t;
+        false
     }
 
     /// Asks that everything reported good so far be brought to the device; the answer is [`Done::Synced`], unless the

@@ -345,6 +345,21 @@ pub(super) fn read_nowait(_: &File, _: u64, _: &mut [u8]) -> io::Result<usize> {
     Err(errno(libc::EOPNOTSUPP))
 }
 
+/// How often this thread has gone to sleep by itself, where the system counts that: a call in which it did not was not
+/// waiting for a disk, however long it took.
+pub(super) fn sleeps() -> Option<u64> {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    {
+        // SAFETY: all zeros is a value of this structure of numbers.
+        let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+        // SAFETY: the structure is ours to fill.
+        let r = unsafe { libc::getrusage(libc::RUSAGE_THREAD, &raw mut usage) };
+        (r == 0).then_some(usage.ru_nvcsw as u64)
+    }
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    None
+}
+
 /// Bytes of a page.
 pub(super) fn page_size() -> usize {
     // SAFETY: a question without arguments.

@@ -8,7 +8,8 @@
 //!
 //! A write to the page cache takes microseconds until the kernel has as much unwritten data as it wants; then the
 //! writer stands still for as long as the disk likes. So a disk is not trusted before it has shown how fast it is: now
-//! and then the helper waits until what it wrote is on the device and takes the time (a probe).
+//! and then the helper waits until what it wrote is on the device and takes the time (a probe). A thread that had to
+//! let another run is late too: only time in which it went to sleep by itself is the disk's.
 //!
 //! What it does not do: read a clock, or write.
 //!
@@ -23,15 +24,16 @@ const PROBE_EVERY: u64 = 2 << 20;
 /// Quick probes in a row that make a volume fast.
 const PROBES: u32 = 3;
 const PROBES_MOST: u32 = 256;
-/// A probe is quick at this many bytes a second: what a slower disk takes is seen in a download's rate.
+/// A probe is quick at this many bytes a second, and a little: what a slower disk takes is seen in a download's rate.
 const QUICK: u128 = 40 << 20;
+const LITTLE: Duration = Duration::from_millis(2);
 /// A write of the loop that takes so long is late; of [`WINDOW`] writes more than [`LATE_MOST`] must not be.
 const LATE: Duration = Duration::from_millis(20);
 const LATE_MOST: u32 = 2;
 const WINDOW: u32 = 128;
 /// One that takes so long is enough.
 const MUCH_TOO_LATE: Duration = Duration::from_millis(50);
-/// A sync that takes so long is no fast disk's.
+/// A sync that takes so long is no fast disk's, unless it had much to write.
 const LATE_SYNC: Duration = Duration::from_secs(1);
 
 /// One volume.
@@ -45,6 +47,7 @@ pub(super) struct Volume {
     missing: u32,
     needed: u32,
     since_probe: u64,
+    unsynced: u64,
     /// Of how many writes of this window, how many were late.
     writes: u32,
     late: u32,
@@ -52,7 +55,8 @@ pub(super) struct Volume {
 
 impl Volume {
     pub(super) fn new(dev: u64, kind: FsKind) -> Self {
-        Self { dev, kind, fast: false, missing: PROBES, needed: PROBES, since_probe: 0, writes: 0, late: 0 }
+        let (missing, needed) = (PROBES, PROBES);
+        Self { dev, kind, fast: false, missing, needed, since_probe: 0, unsynced: 0, writes: 0, late: 0 }
     }
 
     /// The loop may write to it.
@@ -67,8 +71,10 @@ impl Volume {
         (self.fast, self.missing, self.writes, self.late) = (false, self.needed, 0, 0);
     }
 
-    /// The loop wrote to it.
-    pub(super) fn wrote(&mut self, took: Duration) {
+    /// The loop wrote to it, and went to sleep meanwhile or not.
+    pub(super) fn wrote(&mut self, bytes: usize, took: Duration, slept: bool) {
+        let took = if slept { took } else { Duration::ZERO };
+        self.unsynced += bytes as u64;
         self.writes += 1;
         self.late += u32::from(took >= LATE);
         if took >= MUCH_TOO_LATE || self.late > LATE_MOST {
@@ -81,6 +87,7 @@ impl Volume {
     /// Whether the helper's next write, of so many bytes, shall be a probe.
     pub(super) fn wants_probe(&mut self, bytes: usize) -> bool {
         self.since_probe += bytes as u64;
+        self.unsynced += bytes as u64;
         if self.fast || self.since_probe < PROBE_EVERY {
             return false;
         }
@@ -90,8 +97,7 @@ impl Volume {
 
     /// So many bytes went to the device.
     pub(super) fn probed(&mut self, bytes: usize, took: Duration) {
-        let quick = bytes as u128 * 1_000_000 >= QUICK * took.as_micros();
-        if !quick {
+        if !is_quick(bytes as u64, took) {
             return self.is_slow();
         }
         self.missing = self.missing.saturating_sub(1);
@@ -100,10 +106,15 @@ impl Volume {
 
     /// A file of it was synced.
     pub(super) fn synced(&mut self, took: Duration) {
-        if took >= LATE_SYNC {
+        let bytes = std::mem::take(&mut self.unsynced);
+        if took >= LATE_SYNC && !is_quick(bytes, took) {
             self.is_slow();
         }
     }
+}
+
+fn is_quick(bytes: u64, took: Duration) -> bool {
+    u128::from(bytes) * 1_000_000 >= QUICK * took.saturating_sub(LITTLE).as_micros()
 }
 
 #[cfg(test)]
@@ -129,18 +140,21 @@ mod tests {
         v.probed(1 << 20, 10 * MS);
         v.probed(1 << 20, 100 * MS);
         assert_eq!(proven(&mut v), 3, "a slow probe starts it anew");
-        v.wrote(60 * MS);
+        v.wrote(1, 60 * MS, true);
         assert!(!v.is_fast());
         assert_eq!(proven(&mut v), 6, "twice as many");
         v.synced(Duration::from_millis(900));
         assert!(v.is_fast());
+        v.wrote(100 << 20, MS, true);
+        v.synced(Duration::from_secs(2));
+        assert!(v.is_fast(), "it had that much to do");
         v.synced(Duration::from_secs(1));
         assert!(!v.is_fast());
         for _ in 0..20 {
-            v.wrote(60 * MS);
+            v.wrote(1, 60 * MS, true);
             proven(&mut v);
         }
-        v.wrote(60 * MS);
+        v.wrote(1, 60 * MS, true);
         assert_eq!(proven(&mut v), PROBES_MOST);
     }
 
@@ -149,12 +163,24 @@ mod tests {
         let mut v = Volume::new(1, FsKind::Plain);
         proven(&mut v);
         for i in 0..10 * WINDOW {
-            v.wrote(if i % (WINDOW / 2) == 0 { 30 * MS } else { MS });
+            v.wrote(1, if i % (WINDOW / 2) == 0 { 30 * MS } else { MS }, true);
         }
         assert!(v.is_fast());
         for _ in 0..=LATE_MOST {
-            v.wrote(30 * MS);
+            v.wrote(1, 30 * MS, true);
         }
+        assert!(!v.is_fast());
+    }
+
+    #[test]
+    fn time_that_others_had_is_not_the_disks() {
+        let mut v = Volume::new(1, FsKind::Plain);
+        proven(&mut v);
+        for _ in 0..WINDOW {
+            v.wrote(1, Duration::from_secs(3), false);
+        }
+        assert!(v.is_fast());
+        v.wrote(1, Duration::from_secs(3), true);
         assert!(!v.is_fast());
     }
 
