@@ -40,6 +40,8 @@ fn pause_and_resume() {
     }
     complete(&mut [&mut leech, &mut seed], key);
     sample.assert_in(&temp.path("leech"));
+    // It says so when all of it is on the device.
+    until(&mut [&mut leech, &mut seed], |n| n[0].alerts.iter().any(|a| matches!(a, Alert::Finished { .. })));
     let count = |f: fn(&Alert) -> bool| leech.alerts.iter().filter(|a| f(a)).count();
     assert_eq!(count(|a| matches!(a, Alert::Paused { .. })), 3);
     assert_eq!(count(|a| matches!(a, Alert::Resumed { .. })), 3);
