@@ -484,6 +484,9 @@ pub enum Action {
         conn: ConnKey,
         /// Where to.
         addr: SocketAddr,
+        /// Speak TLS there with this host, a name or an IP address; it is `Connected` once its certificate has
+        /// been verified.
+        tls: Option<String>,
     },
     /// Drop the stream; the session has forgotten it already. Bytes already handed to
     /// `chunks` need not be sent.

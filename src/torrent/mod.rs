@@ -603,7 +603,7 @@ impl Torrent {
         self.swarm.attach(tag, conn);
         self.connecting += 1;
         cx.stats.half_open += 1;
-        cx.actions.push_back(Action::Connect { conn, addr });
+        cx.actions.push_back(Action::Connect { conn, addr, tls: None });
         cx.touched.push(conn);
     }
 
