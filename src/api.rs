@@ -214,6 +214,8 @@ pub struct Stats {
     pub pieces_failed: u64,
     /// Peers banned for bad data.
     pub banned: u64,
+    /// Times that an address was not dialled, or not let in, because it is blocked.
+    pub blocked: u64,
     /// Connections turned away, or closed before they said anything, for want of room.
     pub turned_away: u64,
     /// Idle or crowded peers closed to make room.
@@ -252,6 +254,8 @@ pub enum CloseReason {
     NothingToTrade,
     /// There is no room for more peers.
     TooManyPeers,
+    /// Its address is in the list of blocked ones.
+    Blocked,
     /// The torrent was paused, removed, or failed.
     TorrentStopped,
     /// The data asked for could not be read.
@@ -277,6 +281,7 @@ impl std::fmt::Display for CloseReason {
             Self::Banned => f.write_str("sent bad data"),
             Self::NothingToTrade => f.write_str("both sides have everything"),
             Self::TooManyPeers => f.write_str("no room for more peers"),
+            Self::Blocked => f.write_str("its address is blocked"),
             Self::TorrentStopped => f.write_str("torrent stopped"),
             Self::Disk => f.write_str("data could not be read"),
             Self::Shutdown => f.write_str("shutting down"),

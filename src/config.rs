@@ -147,6 +147,11 @@ pub mod limits {
     /// whatever the program has open besides.
     pub const FD_RESERVE: usize = 16;
 
+    /// Largest list of blocked addresses, decompressed.
+    pub const BLOCKLIST: usize = 64 << 20;
+    /// Most ranges in one, 8 bytes each for IPv4.
+    pub const BLOCKLIST_RANGES: usize = 2 << 20;
+
     /// Largest tracker reply body.
     pub const TRACKER_BODY: usize = 1 << 20;
     /// Largest HTTP head.

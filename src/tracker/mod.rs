@@ -8,7 +8,8 @@
 //!
 //! Nothing here looks up names, opens sockets or reads a clock: the session does, and reports back
 //! with `feed`, `on_reply` and `on_error`. `https://` trackers are kept in their tiers by builds without the
-//! feature `tls` too, and refused with [`TrackerError::Unsupported`], so that the user is told and the others are tried.
+//! feature `tls` too, and refused with [`TrackerError::Unsupported`], so that the user is told and the
+//! others are tried.
 //!
 //! ```text
 //! Tiers::poll -> Due -> HttpTransaction::new -> (look up, connect) -> request -> feed/eof -> Progress::Done

@@ -21,9 +21,10 @@ use btmio::wire::{self, Decoder, Event, ExtHandshake, Message};
 pub type Target = fn(&[u8]);
 
 /// All targets by name.
-pub const TARGETS: [(&str, Target); 19] = [
+pub const TARGETS: [(&str, Target); 20] = [
     ("arguments", text::arguments),
     ("bencode", bencode),
+    ("blocklist", text::blocklist),
     ("decoder", decoder),
     ("dns", text::dns),
     ("extended", extended),

@@ -14,6 +14,7 @@
 
 mod clients;
 mod http;
+mod https;
 mod large;
 mod scenarios;
 mod trackers;

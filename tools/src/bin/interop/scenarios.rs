@@ -38,6 +38,8 @@ pub(crate) fn names() -> Vec<String> {
         // Not "opentracker-udp6": Debian's opentracker has no IPv6. It is run by name where a build has it.
         "udp",
         "udp6",
+        "https",
+        "https-nginx",
         "scrape",
         "mixed",
         "resume",
@@ -66,6 +68,8 @@ pub(crate) fn run(name: &str, world: &World) -> Result<String, String> {
         "pex-transmission" => world.pex(Client::Transmission, Client::Btmio),
         "pex-libtorrent" => world.pex(Client::Libtorrent, Client::Btmio),
         "pex-btmio" => world.pex(Client::Btmio, Client::Libtorrent),
+        "https" => world.https(),
+        "https-nginx" => world.https_nginx(),
         "scrape" => world.scrape(),
         "mixed" => world.mixed(),
         "resume" => world.resume(),
@@ -85,7 +89,7 @@ pub(crate) fn run(name: &str, world: &World) -> Result<String, String> {
 }
 
 impl World {
-    fn hash(&self) -> [u8; 20] {
+    pub(crate) fn hash(&self) -> [u8; 20] {
         self.payload.info_hash()
     }
 
@@ -97,24 +101,29 @@ impl World {
         Tracker::ours(&self.hash(), Options::default(), over)
     }
 
-    fn opentracker(&self, over: Over) -> Result<Tracker, String> {
+    pub(crate) fn opentracker(&self, over: Over) -> Result<Tracker, String> {
         Tracker::open(&self.dir, &self.hash(), over)
     }
 
+    /// This world.
+    pub(crate) fn on_v4(&self) -> Self {
+        Self { dir: self.dir.clone(), payload: Payload::interop(), net: self.net }
+    }
+
     /// The same with clients on IPv6 addresses. btmio and libtorrent only.
-    fn over_v6(&self) -> Self {
-        Self { dir: self.dir.clone(), payload: Payload::interop(), net: "fd77::" }
+    pub(crate) fn over_v6(&self) -> Self {
+        Self { net: "fd77::", ..self.on_v4() }
     }
 
     /// Writes a `.torrent` with these tracker tiers.
-    fn torrent(&self, name: &str, tiers: &[&str]) -> Result<PathBuf, String> {
+    pub(crate) fn torrent(&self, name: &str, tiers: &[&str]) -> Result<PathBuf, String> {
         let path = self.dir.join(format!("{name}.torrent"));
         std::fs::write(&path, self.payload.torrent(tiers)).map_err(|e| e.to_string())?;
         Ok(path)
     }
 
     /// A client's job: address 10.77.0.`n`, folders of its own, all data in place if it is a seed.
-    fn job(&self, n: u8, client: Client, role: Role, torrent: &Path) -> Result<Job, String> {
+    pub(crate) fn job(&self, n: u8, client: Client, role: Role, torrent: &Path) -> Result<Job, String> {
         let job = self.empty_job(n, client, role, torrent)?;
         if role == Role::Seed {
             self.payload.write(&job.dir).map_err(|e| e.to_string())?;
@@ -127,7 +136,7 @@ impl World {
         let (dir, home) = (self.dir.join(format!("{n}-data")), self.dir.join(format!("{n}-{}", client.name())));
         std::fs::create_dir_all(&dir).map_err(|e| e.to_string())?;
         let (torrent, ip) = (torrent.to_owned(), format!("{}{n}", self.net));
-        Ok(Job { client, role, ip, torrent, dir, home, pex: false, up_limit: 0, extra: Vec::new() })
+        Ok(Job { client, role, ip, torrent, dir, home, pex: false, up_limit: 0, roots: None, extra: Vec::new() })
     }
 
     /// Starts a client and waits until the tracker knows of it, as a seed or as a leech.
@@ -147,7 +156,7 @@ impl World {
     }
 
     /// Waits until `node` is done, and checks every file. btmio started with `-e` must end first, with 0.
-    fn arrives(&self, node: &mut Node, job: &Job, others: &[&Node]) -> Result<(), String> {
+    pub(crate) fn arrives(&self, node: &mut Node, job: &Job, others: &[&Node]) -> Result<(), String> {
         let done = wait_for(TRANSFER, || match node.done() {
             Ok(false) => None,
             Ok(true) => Some(Ok(())),
