@@ -46,6 +46,7 @@ pub(crate) fn run(payload: &Payload, dir: &Path) -> Result<String, String> {
         home,
         pex: false,
         up_limit: 0,
+        roots: None,
         extra,
     };
     let mut node = Client::Btmio.start(&job)?;
