@@ -153,8 +153,13 @@ impl Blocklist {
 
     /// Adds a range, not in order yet. False when it is none.
     fn push(&mut self, from: IpAddr, to: IpAddr) -> bool {
-        match (from.to_canonical(), to.to_canonical()) {
-            (IpAddr::V4(a), IpAddr::V4(b)) if a <= b => self.v4.push((a.into(), b.into())),
+        if let (IpAddr::V4(a), IpAddr::V4(b)) = (from.to_canonical(), to.to_canonical()) {
+            if a <= b {
+                self.v4.push((a.into(), b.into()));
+            }
+            return a <= b;
+        }
+        match (from, to) {
             (IpAddr::V6(a), IpAddr::V6(b)) if a <= b => {
                 // The IPv4 addresses in the middle of it are asked for as such.
                 let (first, last) = (Ipv6Addr::from(MAPPED), Ipv6Addr::from(MAPPED | u128::from(u32::MAX)));

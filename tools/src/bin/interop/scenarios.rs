@@ -37,11 +37,10 @@ pub(crate) fn names() -> Vec<String> {
         "pex-libtorrent",
         "opentracker",
         "opentracker-udp",
+        // Not "https" and "https-nginx": run by name, the latter where nginx is.
         // Not "opentracker-udp6": Debian's opentracker has no IPv6. It is run by name where a build has it.
         "udp",
         "udp6",
-        "https",
-        "https-nginx",
         "scrape",
         "mixed",
         "resume",
