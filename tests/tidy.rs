@@ -40,6 +40,7 @@ const TIERS: [(&str, u8); 32] = [
     ("rpc", 3),
     ("pump", 4),
     ("storage", 4),
+    ("state", 4),
     ("net", 5),
     ("sim", 5),
     ("cli", 6),
