@@ -20,6 +20,7 @@ mod check;
 mod content;
 mod disk;
 mod faults;
+mod folder;
 mod link;
 mod node;
 mod pcap;
