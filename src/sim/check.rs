@@ -1,6 +1,7 @@
 //! The checkers: what must hold in every step, and what must hold at the end.
 //!
-//! 1. Every piece that is announced, told to a peer or trusted is true on that node's disk.
+//! 1. Every piece that is announced, told to a peer or trusted is true on that node's disk; one that is called durable
+//!    is still there after a power cut.
 //! 2. Structures keep their rules and their limits ([`Session::invariants`](crate::session::Session::invariants)).
 //! 3. Bytes are accounted for: nobody received more than was sent to it, and what was received is
 //!    verified, wasted, or in pieces that are not complete.

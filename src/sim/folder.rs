@@ -269,3 +269,47 @@ impl Folder for SimFolder {
         self.done.pop_front()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(f: &mut SimFolder, job: Job) {
+        f.submit(1, job);
+        f.now += Duration::from_secs(10);
+        assert!(f.work());
+        assert!(matches!(f.poll_done(), Some((1, Ok(())))));
+    }
+
+    #[test]
+    fn a_power_cut_leaves_what_was_synced_and_perhaps_more() {
+        let (mut names, mut lengths) = (std::collections::BTreeSet::new(), std::collections::BTreeSet::new());
+        for seed in 0..200 {
+            let mut f = SimFolder::new(crate::rng::seeded(seed));
+            run(&mut f, Job::Replace { name: "a".into(), bytes: b"old".to_vec() });
+            run(&mut f, Job::Create { name: "b.new".into(), bytes: b"new".to_vec() });
+            f.rename("b.new", "a").expect("it is there");
+            f.append("a", b"er").expect("it is there");
+            f.kill();
+            f.cut();
+            let a = f.read("a").expect("no error").expect("one of the two is there");
+            assert!(a == b"old" || a.starts_with(b"new"), "{a:?}");
+            names.insert(a[0]);
+            lengths.insert(a.len());
+            f.append("a", b"").expect("it is there");
+        }
+        assert_eq!((names.len(), lengths.len()), (2, 3), "all that can happen does");
+    }
+
+    #[test]
+    fn a_process_that_dies_loses_its_jobs_only() {
+        let mut f = SimFolder::new(crate::rng::seeded(1));
+        run(&mut f, Job::Replace { name: "a".into(), bytes: b"old".to_vec() });
+        f.append("a", b"er").expect("it is there");
+        f.submit(2, Job::Replace { name: "a".into(), bytes: b"new".to_vec() });
+        f.kill();
+        f.now += Duration::from_secs(10);
+        assert!(!f.work() && f.poll_done().is_none());
+        assert_eq!(f.read("a").expect("no error").as_deref(), Some(&b"older"[..]));
+    }
+}

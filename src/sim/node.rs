@@ -167,7 +167,7 @@ impl Node {
             sync: faults.sync,
             read: faults.read,
             full: faults.read_only || faults.room == Some(0),
-            slow: faults.slow_hash,
+            slow: faults.slow,
         };
     }
 

@@ -391,7 +391,7 @@ fn draw_disk(rng: &mut Rng) -> DiskFaults {
         4 => d.no_place = rng.u32(1..500),
         5 => d.sync = rng.u32(100..=1000),
         6 => d.read_only = true,
-        _ => d.slow_hash = Duration::from_micros(spread(rng, 1_000, 3_000_000)),
+        _ => d.slow = Duration::from_micros(spread(rng, 1_000, 3_000_000)),
     }
     d
 }
