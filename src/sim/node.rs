@@ -171,6 +171,11 @@ impl Node {
         };
     }
 
+    /// Its connections.
+    pub(super) fn conns(&self) -> impl Iterator<Item = ConnKey> + '_ {
+        self.links.iter().flatten().map(|l| l.conn)
+    }
+
     /// Payload received in all lives.
     pub(super) fn received(&self, now: Instant) -> u64 {
         self.tally.received + if self.alive { self.session.stats(now).received } else { 0 }

@@ -158,7 +158,9 @@ impl World {
         let (node, now) = (&self.nodes[n as usize], self.net.now);
         if self.events % LOOK == 0 && node.alive {
             node.session.invariants();
+            self.check_limits(n);
         }
+        let (node, now) = (&self.nodes[n as usize], self.net.now);
         let complete = Self::is_complete(node, now);
         if complete && self.finished[n as usize].is_none() && !self.plan.nodes[n as usize].seeder {
             self.finished[n as usize] = Some(now);
