@@ -20,6 +20,7 @@ const TIERS: [(&str, u8); 31] = [
     ("rate", 0),
     ("crc32c", 0),
     ("config", 0),
+    ("lazy", 0),
     ("slots", 0),
     ("bencode", 1),
     ("metainfo", 1),
