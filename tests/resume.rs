@@ -181,7 +181,8 @@ fn a_run_that_ends_without_a_word_loses_no_verified_piece() {
     let key = s.add(&mut node);
     let status = node.status(key);
     assert_eq!(status.state, State::Downloading, "nothing to check: the journal tells what was verified");
-    assert_eq!(status.pieces.0 as usize, had.len() + more.len());
+    // And those that had come whole when the first run ended, which were hashed at the start of the second.
+    assert!(status.pieces.0 as usize >= had.len() + more.len(), "{:?}", status.pieces);
     complete(&mut [&mut node, &mut s.seed], key);
     let fetched: BTreeSet<usize> = node.take_pieces().into_iter().collect();
     assert!(had.is_disjoint(&fetched) && more.is_disjoint(&fetched), "a piece that was told is fetched again");

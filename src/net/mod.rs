@@ -159,6 +159,8 @@ pub struct Loop {
     ready: VecDeque<ConnKey>,
     /// Connections that a limit holds back, until the earliest of their times.
     held: (Vec<ConnKey>, Option<Instant>),
+    /// How often they were let go.
+    rounds: usize,
     listeners: Listeners,
     accept_again: Option<Instant>,
     udp: Datagrams,
@@ -216,6 +218,7 @@ impl Loop {
             links: Vec::new(),
             ready: VecDeque::new(),
             held: (Vec::new(), None),
+            rounds: 0,
             listeners,
             accept_again: None,
             udp,
@@ -510,9 +513,12 @@ impl Loop {
     fn release_held(&mut self) {
         if self.held.1.is_some_and(|at| at <= self.now) {
             self.held.1 = None;
-            for conn in std::mem::take(&mut self.held.0) {
-                self.make_ready(conn);
-            }
+            let mut held = std::mem::take(&mut self.held.0);
+            // What one may do now the others may not: each is the first in turn.
+            let first = self.rounds % held.len().max(1);
+            held.rotate_left(first);
+            self.rounds = self.rounds.wrapping_add(1);
+            held.into_iter().for_each(|conn| self.make_ready(conn));
         }
     }
 

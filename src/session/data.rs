@@ -76,7 +76,7 @@ impl Session {
     /// The torrent that `conn` owes payload to, as far as it was asked for.
     pub fn owing(&self, conn: ConnKey) -> Option<crate::id::TorrentKey> {
         let peer = self.conns.get(conn)?.peer()?;
-        if peer.asked.is_empty() && peer.receiving.is_none() { None } else { peer.torrent }
+        if peer.trade.asked.is_empty() && peer.trade.receiving.is_none() { None } else { peer.torrent }
     }
 
     /// A disk that is behind keeps `conn` from being read: that is not the peer's fault.

@@ -560,6 +560,7 @@ impl Storage for Disk {
         self.drop_extents(t, piece);
         self.hasher.forget(t, Some(piece));
         self.flights.forget(t, piece);
+        self.report_in_order();
     }
 
     fn hash(&mut self, t: TorrentKey, piece: PieceIndex, expected: [u8; 20], want_blocks: bool) {

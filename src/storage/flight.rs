@@ -7,8 +7,8 @@
 //!
 //! Nothing is copied, and the loop does not wait. What is under way counts against the pool's limit, and a cap of its
 //! own ([`StorageConfig::unwritten`](super::StorageConfig)): beyond it [`Disk::holds_back_for`] says that no more
-//! payload should be read. Space is taken by the helper too, before the first write of the file, because jobs are done in
-//! order; until that is over the file's torrent is written by the helper even where the volume is fast.
+//! payload should be read. Space is taken by the helper too, before the first write of the file, because jobs are done
+//! in order; until that is over the file's torrent is written by the helper even where the volume is fast.
 //!
 //! Good pieces of a torrent are reported in the order in which they were found good, whoever writes them: one that the
 //! loop wrote waits for those before it, or playback of what has come would stumble whenever a volume turns fast.
@@ -17,6 +17,9 @@
 //!
 //! Invariants: `bytes` is what the parcels under way hold; a piece is in `pieces` exactly while parcels of it
 //! are under way; while it is, its files are not read. The first good piece of a torrent in `order` is not written yet.
+
+#[cfg(test)]
+mod tests;
 
 use super::disk::Disk;
 use super::extents::ExtentKey;
@@ -317,7 +320,7 @@ impl Disk {
     }
 
     /// Reports what waited only for others.
-    fn report_in_order(&mut self) {
+    pub(super) fn report_in_order(&mut self) {
         let mut blocked = Vec::new();
         let done = &mut self.hasher.done;
         self.flights.order.retain_mut(|(t, _, report)| match report.take_if(|_| !blocked.contains(t)) {

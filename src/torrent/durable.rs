@@ -7,8 +7,8 @@
 //! ```
 //!
 //! A sync is asked for when [`Config::sync_bytes`] are fresh, when the first fresh piece has waited for
-//! [`Config::sync_interval`], and at once when the torrent is complete or stops; one is under way at a time. Peers are told of
-//! a piece when it is verified; `Alert::Finished` and what hangs on it come when everything is durable.
+//! [`Config::sync_interval`], and at once when the torrent is complete or stops; one is under way at a time. Peers are
+//! told of a piece when it is verified; `Alert::Finished` and what hangs on it come when everything is durable.
 //!
 //! Invariants: a piece that is had is in exactly one of the three; after a failed sync nothing is fresh or under way.
 

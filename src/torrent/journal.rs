@@ -21,8 +21,8 @@
 //! The checksum covers the info hash too, so a journal filed under another name says nothing. Sequence
 //! numbers only grow, also from one snapshot to the next, so that stale blocks of an older file behind the end of this
 //! one are seen for what they are. A snapshot is synced before it takes its name, and so is whole or was damaged later.
-//! Behind it, a part of a record at the end, or zeros, are a torn write and are ignored; all else that cannot be read is
-//! damage. What is missing then may be an `L`, so after damage nothing is believed, and everything is looked at.
+//! Behind it, a part of a record at the end, or zeros, are a torn write and are ignored; all else that cannot be read
+//! is damage. What is missing then may be an `L`, so after damage nothing is believed, and everything is looked at.
 //!
 //! Nothing here touches a file: see `crate::state` for who writes it and when.
 
