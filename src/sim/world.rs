@@ -155,7 +155,7 @@ impl World {
         self.check_alerts(n);
         self.check_losses(n);
         self.check_taps();
-        let (node, now) = (&self.nodes[n as usize], self.net.now);
+        let node = &self.nodes[n as usize];
         if self.events % LOOK == 0 && node.alive {
             node.session.invariants();
             self.check_limits(n);
