@@ -408,7 +408,8 @@ pub enum Alert {
         /// Its address.
         addr: SocketAddr,
     },
-    /// The torrent stopped on an error.
+    /// The torrent stopped on an error. When it is about its files, it tries again by itself: [`Alert::Resumed`] comes
+    /// when that has come to something, and another error when that is another.
     Error {
         /// Which.
         torrent: TorrentKey,
@@ -422,7 +423,7 @@ pub enum Alert {
         /// Which.
         torrent: TorrentKey,
     },
-    /// Going again.
+    /// Going again, by command or after an error.
     Resumed {
         /// Which.
         torrent: TorrentKey,
@@ -469,6 +470,8 @@ pub enum ErrorKind {
     NoSpace,
     /// A file is shorter than it was, or gone: somebody else changed it.
     FilesChanged,
+    /// The device failed when files were written: what it has taken before may be lost too.
+    Device,
     /// Any other failure of files.
     FileIo,
     /// The metadata that belongs to a magnet link is no torrent that can be used.

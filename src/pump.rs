@@ -80,6 +80,7 @@ pub fn disk_failed(s: &mut Session, now: Instant, torrent: TorrentKey, e: &DiskE
     let kind = match e.kind {
         DiskErrorKind::Full => ErrorKind::NoSpace,
         DiskErrorKind::Truncated | DiskErrorKind::Missing => ErrorKind::FilesChanged,
+        DiskErrorKind::Io if e.op != "read" => ErrorKind::Device,
         _ => ErrorKind::FileIo,
     };
     s.handle(now, Input::DiskFailed { torrent, error: e.to_string(), kind });
