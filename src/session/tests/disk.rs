@@ -2,6 +2,7 @@
 
 use super::rig::*;
 use crate::api::{ErrorKind, Input};
+use crate::config::Config;
 use crate::session::{Alert, State};
 use crate::storage::DiskErrorKind;
 
@@ -67,10 +68,13 @@ fn a_failed_torrent_that_is_paused_stays_so() {
 fn after_a_device_failed_what_was_written_is_looked_at() {
     let c = Content::pieces(4, 1);
     for (kind, looked_at) in [(ErrorKind::NoSpace, 0), (ErrorKind::Device, 4)] {
-        let (mut rig, t) = Rig::leech(&c);
+        let mut rig = Rig::new(Config::default());
         rig.stamps = vec![stamp(c.data.len() as u64)];
+        let t = rig.add(&c, |_| {});
         let conn = rig.seeder(t, 1);
-        rig.gives(conn, blk(0, 0));
+        let said = rig.said(conn);
+        rig.gives(conn, requests(&said)[0]);
+        assert_eq!(rig.status(t).pieces.0, 1);
         rig.rechecked.clear();
         rig.s.handle(rig.now, Input::DiskFailed { torrent: t, error: "failed".into(), kind });
         rig.pass(secs(6));

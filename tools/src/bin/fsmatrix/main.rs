@@ -17,6 +17,7 @@ use btmio::api::{Add, Alert, State};
 use btmio::id::TorrentKey;
 use btmio::metainfo::Metainfo;
 use btmio::net::{Loop, LoopConfig, PortChoice};
+use sha1::{Digest, Sha1};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -31,6 +32,7 @@ use volume::{Fault, Kind, Volume};
 const RATE: u64 = 2_000_000;
 const SIZE: usize = 16_000_000;
 const OTHER_SIZE: usize = 400_000_000;
+const PIECE: usize = 256 << 10;
 /// How long a fault lasts.
 const LASTS: Duration = Duration::from_secs(6);
 /// It has to be over so long after the repair.
@@ -134,7 +136,9 @@ impl Seeds {
         let (mut metas, mut addrs, mut threads, mut first) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for (name, seed, size) in [("under-test", 5, SIZE), ("other", 6, OTHER_SIZE)] {
             let data = bytes_of(seed, size);
-            let meta = Metainfo::parse(&single_file(name, 1 << 18, &data)).map_err(|e| e.to_string())?;
+            let hashes: Vec<[u8; 20]> = data.chunks(PIECE).map(|p| Sha1::digest(p).into()).collect();
+            let (torrent, _) = single_file(name, size, PIECE, &hashes, &[]);
+            let meta = Metainfo::parse(&torrent).map_err(|e| e.to_string())?;
             let dir = scratch.join(format!("seed-{name}"));
             std::fs::create_dir_all(&dir).and_then(|()| std::fs::write(dir.join(name), &data)).map_err(text)?;
             let (tx, rx) = channel();
