@@ -4,8 +4,8 @@
 //! below a temporary folder. For each file system and fault a loop downloads two torrents from two seeders of 2 MB/s
 //! each, one onto the volume under test and one onto a plain folder. The fault comes, lasts a few seconds, and is
 //! repaired; nobody tells btmio. The table says: whether the error named file and cause, at which part of its rate the
-//! other torrent went on meanwhile, after how many seconds the torrent had got over it, and how many bytes were wrong in
-//! the end.
+//! other torrent went on meanwhile, after how many seconds the torrent had got over it, how many bytes were wrong in
+//! the end, and how long the loop's longest turn was.
 //!
 //! What cannot be made here is a skip, with the reason: a missing mkfs, or a fault that needs a failing block device.
 //! `BAD_DISK=PROGRAM` names a FUSE program that passes the folder `$ROOT` through and takes faults from its control
@@ -53,7 +53,10 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    println!("{:10} {:10} {:6} {:>6} {:>8} {:>6}  error", "fs", "fault", "clean", "other", "resumed", "wrong");
+    println!(
+        "{:10} {:10} {:6} {:>6} {:>8} {:>6} {:>8}  error",
+        "fs", "fault", "clean", "other", "resumed", "wrong", "turn"
+    );
     let (kinds, faults) = (Kind::ALL.map(Kind::name), Fault::ALL.map(Fault::name));
     let mut bad = 0;
     for kind in Kind::ALL.into_iter().filter(|k| asked(k.name(), &kinds)) {
@@ -87,6 +90,7 @@ struct Row {
     other: u64,
     resumed: Option<Duration>,
     wrong: usize,
+    turn: Duration,
 }
 
 impl Row {
@@ -105,7 +109,8 @@ impl std::fmt::Display for Row {
         };
         let resumed = self.resumed.map_or("never".into(), |d| format!("{:.1} s", d.as_secs_f64()));
         let error = self.error.as_ref().map_or("", |e| &e.0);
-        write!(f, "{clean:6} {:>4} % {resumed:>8} {:>6}  {error}", self.other, self.wrong)
+        let turn = format!("{} ms", self.turn.as_millis());
+        write!(f, "{clean:6} {:>4} % {resumed:>8} {:>6} {turn:>8}  {error}", self.other, self.wrong)
     }
 }
 
@@ -313,8 +318,9 @@ fn cell(seeds: &Seeds, volume: &mut Volume, fault: Fault, scratch: &Path) -> Res
         (e, names)
     };
     let error = run.error.take().map(clean);
+    let turn = run.lp.turn_times().longest();
     drop(run);
-    Ok(Row { error, other: other_rate, resumed: resumed.filter(|_| all), wrong })
+    Ok(Row { error, other: other_rate, resumed: resumed.filter(|_| all), wrong, turn })
 }
 
 fn differing(a: &[u8], b: &[u8]) -> usize {
