@@ -102,7 +102,7 @@ pub(super) struct Files {
     folders: Vec<Folder>,
     /// All that were met.
     volumes: Vec<Volume>,
-    /// The device that each torrent's download folder was on when it was last there. Known on after a torrent is closed.
+    /// The device that each torrent's download folder was on when it was last there, also of those that are closed.
     homes: Vec<Option<(TorrentKey, u64)>>,
 }
 
