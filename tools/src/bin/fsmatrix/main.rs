@@ -172,11 +172,10 @@ impl Seeds {
                 first = data;
             }
         }
-        let two = |_| "there are two";
         Ok(Self {
-            metas: metas.try_into().map_err(two)?,
+            metas: metas.try_into().map_err(|_| "there are two")?,
             data: first,
-            addrs: addrs.try_into().map_err(two)?,
+            addrs: addrs.try_into().map_err(|_| "there are two")?,
             end,
             threads,
         })
@@ -293,7 +292,7 @@ fn cell(seeds: &Seeds, volume: &mut Volume, fault: Fault, scratch: &Path) -> Res
         }
         _ => None,
     };
-    let mut take = |taker: &mut Option<Loop>| taker.as_mut().map_or(Ok(()), turn);
+    let take = |taker: &mut Option<Loop>| taker.as_mut().map_or(Ok(()), turn);
     let end = Instant::now() + LASTS;
     run.until(LASTS, |r| take(&mut taker).map(|()| r.error.is_some() && Instant::now() >= end))?;
     volume.repair(&file)?;
