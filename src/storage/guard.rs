@@ -26,6 +26,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 /// Windows that can be guarded at once; those beyond are not.
 const MOST: usize = 128;
 
+type Handler = extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void);
+
 struct Range {
     /// 0 is free.
     start: AtomicUsize,
@@ -52,7 +54,7 @@ pub fn install() -> io::Result<()> {
     }
     // SAFETY: an all-zero sigaction is a valid one.
     let mut ours: libc::sigaction = unsafe { std::mem::zeroed() };
-    let handler: extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void) = on_bus_error;
+    let handler: Handler = on_bus_error;
     ours.sa_sigaction = handler as usize;
     ours.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
     // SAFETY: the handler has the form that SA_SIGINFO asks for, and does what the module's head says.
@@ -84,8 +86,7 @@ extern "C" fn on_bus_error(signal: libc::c_int, info: *mut libc::siginfo_t, cont
     if let Some(before) = BEFORE.get() {
         if before.sa_sigaction > libc::SIG_IGN && before.sa_flags & libc::SA_SIGINFO != 0 {
             // SAFETY: whoever installed it said that it has this form.
-            let theirs: extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void) =
-                unsafe { std::mem::transmute(before.sa_sigaction) };
+            let theirs = unsafe { std::mem::transmute::<usize, Handler>(before.sa_sigaction) };
             return theirs(signal, info, context);
         }
         // What has no such form had better have its way alone: the fault comes again when this returns.
