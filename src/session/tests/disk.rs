@@ -74,6 +74,8 @@ fn after_a_device_failed_what_was_written_is_looked_at() {
         let conn = rig.seeder(t, 1);
         let said = rig.said(conn);
         rig.gives(conn, requests(&said)[0]);
+        // The device has it.
+        rig.pass(secs(5));
         assert_eq!(rig.status(t).pieces.0, 1);
         rig.rechecked.clear();
         rig.s.handle(rig.now, Input::DiskFailed { torrent: t, error: "failed".into(), kind });
