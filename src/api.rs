@@ -481,8 +481,6 @@ pub enum ErrorKind {
     NoSpace,
     /// A file is shorter than it was, or gone: somebody else changed it.
     FilesChanged,
-    /// The device failed when files were written: what it has taken before may be lost too.
-    Device,
     /// Any other failure of files.
     FileIo,
     /// The metadata that belongs to a magnet link is no torrent that can be used.

@@ -79,7 +79,6 @@ fn kind_of(e: &DiskError) -> ErrorKind {
     match e.kind {
         DiskErrorKind::Full => ErrorKind::NoSpace,
         DiskErrorKind::Truncated | DiskErrorKind::Missing => ErrorKind::FilesChanged,
-        DiskErrorKind::Io if e.op != "read" => ErrorKind::Device,
         _ => ErrorKind::FileIo,
     }
 }

@@ -560,7 +560,7 @@ impl Run<'_> {
             Alert::Error { torrent, error, kind } => {
                 let code = match kind {
                     ErrorKind::NoSpace => exit::NO_SPACE,
-                    ErrorKind::FileIo | ErrorKind::FilesChanged | ErrorKind::Device => exit::FILE_IO,
+                    ErrorKind::FileIo | ErrorKind::FilesChanged => exit::FILE_IO,
                     ErrorKind::Metadata => exit::BAD_TORRENT,
                 };
                 if let Some(job) = self.jobs.iter_mut().find(|job| job.key == torrent) {

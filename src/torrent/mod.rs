@@ -506,7 +506,7 @@ impl Torrent {
         if kind == ErrorKind::Metadata {
             self.retry.disarm();
         }
-        if matches!(kind, ErrorKind::FilesChanged | ErrorKind::Device) {
+        if kind == ErrorKind::FilesChanged {
             self.stamps.distrust();
         }
         self.stop(cx, Some((error, kind)), CloseReason::TorrentStopped);

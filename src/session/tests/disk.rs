@@ -2,7 +2,6 @@
 
 use super::rig::*;
 use crate::api::{ErrorKind, Input};
-use crate::config::Config;
 use crate::session::{Alert, State};
 use crate::storage::DiskErrorKind;
 
@@ -62,26 +61,4 @@ fn a_failed_torrent_that_is_paused_stays_so() {
     rig.s.resume(rig.now, t).unwrap();
     rig.drive();
     assert_eq!(rig.status(t).state, State::Downloading);
-}
-
-#[test]
-fn after_a_device_failed_what_was_written_is_looked_at() {
-    let c = Content::pieces(4, 1);
-    for (kind, looked_at) in [(ErrorKind::NoSpace, 0), (ErrorKind::Device, 4)] {
-        let mut rig = Rig::new(Config::default());
-        rig.stamps = vec![stamp(c.data.len() as u64)];
-        let t = rig.add(&c, |_| {});
-        let conn = rig.seeder(t, 1);
-        let said = rig.said(conn);
-        rig.gives(conn, requests(&said)[0]);
-        // The device has it.
-        rig.pass(secs(5));
-        assert_eq!(rig.status(t).pieces.0, 1);
-        rig.rechecked.clear();
-        rig.s.handle(rig.now, Input::DiskFailed { torrent: t, error: "failed".into(), kind });
-        rig.pass(secs(6));
-        assert_eq!(rig.status(t).state, State::Downloading);
-        assert_eq!(rig.rechecked.len(), looked_at, "{kind:?}");
-        assert_eq!(rig.status(t).pieces.0, 1);
-    }
 }
