@@ -39,6 +39,9 @@ pub struct Config {
     pub save_interval: Duration,
     /// The distributed hash table; `None`, as by default, is none.
     pub dht: Option<DhtConfig>,
+    /// Peers on the local network find each other by multicast (BEP 14); off by default, since it speaks up in
+    /// whatever network the host is in.
+    pub lsd: bool,
 }
 
 /// How the DHT node behaves (BEP 5).
@@ -75,6 +78,7 @@ impl Default for Config {
             metadata_max: 8 << 20,
             save_interval: Duration::from_secs(30),
             dht: None,
+            lsd: false,
         }
     }
 }

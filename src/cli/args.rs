@@ -97,6 +97,8 @@ pub(super) struct Get {
     pub(super) no_tracker: bool,
     /// The DHT is used, beginning at these nodes; at the well-known ones if there are none. `None`: it is not.
     pub(super) dht: Option<Vec<HostPort>>,
+    /// Peers on the local network are found by multicast.
+    pub(super) lsd: bool,
     pub(super) verify: bool,
     /// Give up privileges that are not needed.
     pub(super) sandbox: bool,
@@ -246,6 +248,7 @@ const TABLE: &[Row] = &[
     row("", "no-tracker", "", GET, "do not use the torrent's own trackers"),
     row("", "no-dht", "", GET, "do not find peers through the DHT"),
     row("", "dht-bootstrap", "HOST:PORT", GET, "begin the DHT at this node; repeatable"),
+    row("", "no-lsd", "", GET, "do not find peers on the local network (LSD)"),
     row("", "memory", "SIZE", GET, MEMORY),
     row("", "storage", "HOW", GET | CHECK, "file access: auto, map or io"),
     row("", "no-sandbox", "", GET, "give up no privileges"),
@@ -400,6 +403,7 @@ fn get(given: &Given, operands: Vec<OsString>, probe: &dyn Fn(&Path) -> Probe) -
         trackers: given.values("tracker", tracker)?,
         no_tracker: given.flag("no-tracker"),
         dht: Some(given.values("dht-bootstrap", host_port)?).filter(|_| !given.flag("no-dht")),
+        lsd: !given.flag("no-lsd"),
         verify: given.flag("verify"),
         sandbox: !given.flag("no-sandbox"),
         storage: given.value("storage", backend)?.unwrap_or_default(),

@@ -199,7 +199,7 @@ fn resolve(peers: &[HostPort]) -> Result<Vec<SocketAddr>, Failure> {
 }
 
 fn config(opts: &Get) -> LoopConfig {
-    let mut session = Config { up_limit: opts.up, down_limit: opts.down, ..Config::default() };
+    let mut session = Config { up_limit: opts.up, down_limit: opts.down, lsd: opts.lsd, ..Config::default() };
     if let Some(n) = opts.max_peers {
         session.max_peers = n;
         session.max_peers_torrent = n;

@@ -9,8 +9,10 @@
 //!
 //! It keeps each torrent's resume record in the state folder, if it has one.
 
+mod interfaces;
 mod link;
 mod listen;
+mod lsd;
 pub mod resolve;
 mod room;
 mod state;
@@ -38,6 +40,7 @@ use crate::storage::{Disk, Done, OpenSpec, Storage, StorageConfig};
 use crate::time::{Duration, Instant, earlier};
 use link::Link;
 use listen::Listeners;
+use lsd::Groups;
 use resolve::{DnsResolver, Resolve};
 use state::StateDir;
 pub use turns::TurnTimes;
@@ -51,14 +54,18 @@ const LISTEN_FIRST: usize = DNS_FIRST + DNS_COUNT;
 const LISTEN_COUNT: usize = 64;
 const UDP_FIRST: usize = LISTEN_FIRST + LISTEN_COUNT;
 const UDP_COUNT: usize = 2;
+const LSD_FIRST: usize = UDP_FIRST + UDP_COUNT;
+const LSD_COUNT: usize = 2;
 /// The helper is through with something.
-const HELPER: usize = UDP_FIRST + UDP_COUNT;
+const HELPER: usize = LSD_FIRST + LSD_COUNT;
 const FOREIGN_FIRST: usize = HELPER + 1;
 
 /// Bytes hashed and written in one turn.
 const WORK: usize = 4 << 20;
 /// Datagrams received in one turn.
 const DATAGRAMS: usize = 256;
+/// Those of the local groups.
+const MULTICASTS: usize = 32;
 /// Descriptors ran out: nothing is accepted for so long.
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 /// Connections accepted in one turn, so that a storm of them does not keep peers waiting.
@@ -157,6 +164,7 @@ pub struct Loop {
     listeners: Listeners,
     accept_again: Option<Instant>,
     udp: Datagrams,
+    groups: Option<Groups>,
     turns: TurnTimes,
     bind: Vec<IpAddr>,
     resolver: DnsResolver,
@@ -181,6 +189,7 @@ impl Loop {
         listeners.register(poll.registry(), LISTEN_FIRST)?;
         let mut udp = Datagrams::open(listeners.port(), &config.bind);
         udp.register(poll.registry(), UDP_FIRST)?;
+        let groups = config.session.lsd.then(|| Groups::open(&config.bind, poll.registry(), LSD_FIRST));
         let mut session = Session::new(config.session, seed);
         session.set_port(listeners.port());
         let word = u64::from_le_bytes(seed[..8].try_into().expect("eight bytes"));
@@ -210,6 +219,7 @@ impl Loop {
             listeners,
             accept_again: None,
             udp,
+            groups,
             turns: TurnTimes::default(),
             bind: config.bind,
             resolver,
@@ -319,9 +329,14 @@ impl Loop {
         self.foreign.pop_front()
     }
 
+    /// There are datagrams to receive.
+    fn hears(&self) -> bool {
+        self.udp.is_ready() || self.groups.as_ref().is_some_and(Groups::is_ready)
+    }
+
     /// How long the next turn may wait; `None` is for ever.
     pub fn timeout(&self) -> Option<Duration> {
-        if !self.ready.is_empty() || self.disk_more || self.udp.is_ready() {
+        if !self.ready.is_empty() || self.disk_more || self.hears() {
             return Some(Duration::ZERO);
         }
         let at = earlier(self.session.poll_timeout(), self.resolver.deadline());
@@ -360,6 +375,12 @@ impl Loop {
             let Some((from, data)) = self.udp.recv() else { break };
             self.session.handle_datagram(self.now, from, data);
         }
+        if let Some(groups) = &mut self.groups {
+            for _ in 0..MULTICASTS {
+                let Some((from, data)) = groups.recv() else { break };
+                self.session.handle_multicast(self.now, from, data);
+            }
+        }
         if self.session.poll_timeout().is_some_and(|at| at <= self.now) {
             self.session.handle(self.now, Input::Tick);
         }
@@ -372,7 +393,7 @@ impl Loop {
         self.disk_done();
         let more = !self.ready.is_empty()
             || self.disk_more
-            || self.udp.is_ready()
+            || self.hears()
             || self.accept_again.is_some_and(|at| at <= self.now);
         let end = u64::try_from(self.start.elapsed().as_micros()).unwrap_or(u64::MAX);
         self.turns.add(Instant::from_micros(end) - self.now);
@@ -384,6 +405,11 @@ impl Loop {
             token if token >= FOREIGN_FIRST => self.foreign.push_back(event.token()),
             // The disk is asked every turn.
             HELPER => {}
+            token if token >= LSD_FIRST => {
+                if let Some(groups) = &mut self.groups {
+                    groups.on_ready(token - LSD_FIRST);
+                }
+            }
             token if token >= UDP_FIRST => self.udp.on_ready(token - UDP_FIRST),
             token if token >= LISTEN_FIRST => self.accept_all(),
             token if token >= DNS_FIRST => self.resolver.on_ready(self.now, event.token()),
@@ -588,6 +614,11 @@ impl Loop {
                             true => self.disk.recheck(torrent, piece, expected),
                             false => self.disk.hash(torrent, piece, expected, blocks),
                         }
+                    }
+                }
+                Action::Multicast { messages } => {
+                    if let Some(groups) = &mut self.groups {
+                        groups.send(&messages);
                     }
                 }
                 Action::Prefetch { torrent, block } => self.disk.prefetch(torrent, block),

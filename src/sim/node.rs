@@ -403,6 +403,8 @@ impl Node {
                     }
                 }
                 Action::Hash { .. } => {}
+                // Everybody here is on a network of his own.
+                Action::Multicast { .. } => {}
                 Action::Prefetch { torrent, block } => self.disk.prefetch(torrent, block),
                 Action::Save { torrent, .. } => self.save(net, torrent),
                 Action::SaveMetadata { .. } => {}

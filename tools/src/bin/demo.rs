@@ -49,7 +49,7 @@ fn demo(scratch: &Path, out: &Path) -> Result<(), String> {
 
     let run = |name: &str, dir: &Path, options: &[&str]| {
         let mut c = Command::new(&binary);
-        c.args(["--json", "--no-dht", "--port=0", "--bind=127.0.0.1"])
+        c.args(["--json", "--no-dht", "--no-lsd", "--port=0", "--bind=127.0.0.1"])
             .args(options)
             .arg("--dir")
             .arg(dir)

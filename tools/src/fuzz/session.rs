@@ -85,8 +85,11 @@ impl World {
                     self.hashes.retain(|h| h.0 != torrent);
                     self.opens.retain(|t| *t != torrent);
                 }
-                Action::Wake { .. } | Action::Wanted { .. } | Action::Prefetch { .. } | Action::SaveMetadata { .. } => {
-                }
+                Action::Wake { .. }
+                | Action::Wanted { .. }
+                | Action::Prefetch { .. }
+                | Action::Multicast { .. }
+                | Action::SaveMetadata { .. } => {}
             }
         }
         while self.s.poll_alert().is_some() {}

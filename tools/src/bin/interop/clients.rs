@@ -59,6 +59,8 @@ pub(crate) struct Job {
     pub(crate) pex: bool,
     /// Nodes at which its own DHT node begins; none: it has none. Transmission, libtorrent, aria2, btmio.
     pub(crate) dht: Vec<SocketAddrV4>,
+    /// Finds peers on the local network (BEP 14). Transmission, libtorrent, aria2, btmio.
+    pub(crate) lsd: bool,
     /// Upload limit in KiB/s, 0 for none. Transmission, aria2.
     pub(crate) up_limit: u32,
     /// Further arguments. btmio; libtorrent's have no dashes in front.
@@ -175,6 +177,9 @@ fn btmio(job: &Job) -> Result<Command, String> {
     if job.dht.is_empty() {
         c.arg("--no-dht");
     }
+    if !job.lsd {
+        c.arg("--no-lsd");
+    }
     match job.role {
         // By default it seeds until a ratio of one, which is exactly one download.
         Role::Seed => c.args(["--verify", "--seed-ratio=1000", "--seed-time=60"]),
@@ -188,7 +193,7 @@ fn transmission(job: &Job) -> Result<Command, String> {
     let cfg = job.home.join("cfg");
     let settings = json!({
         "bind-address-ipv4": job.ip, "bind-address-ipv6": "::1", "peer-port": PORT, "port-is-random": false,
-        "peer-port-random-on-start": false, "dht-enabled": !job.dht.is_empty(), "lpd-enabled": false, "pex-enabled": job.pex,
+        "peer-port-random-on-start": false, "dht-enabled": !job.dht.is_empty(), "lpd-enabled": job.lsd, "pex-enabled": job.pex,
         "port-forwarding-enabled": false, "utp-enabled": false, "encryption": 0, "blocklist-enabled": false,
         "rpc-enabled": true, "rpc-bind-address": job.ip, "rpc-port": RPC, "rpc-authentication-required": false,
         "rpc-whitelist-enabled": false, "rpc-host-whitelist-enabled": false,
@@ -241,7 +246,7 @@ fn transmission_add(node: &mut Node, job: &Job) -> Result<(), String> {
 
 fn aria2(job: &Job) -> Command {
     let mut c = Command::new("aria2c");
-    c.args(["--no-conf", "--enable-dht6=false", "--bt-enable-lpd=false", "--disable-ipv6=true"]);
+    c.args(["--no-conf", "--enable-dht6=false", "--disable-ipv6=true"]);
     match job.dht.first() {
         Some(node) => {
             c.arg(format!("--dht-entry-point={node}")).arg(format!("--dht-listen-port={PORT}"));
@@ -249,6 +254,7 @@ fn aria2(job: &Job) -> Command {
         }
         None => c.arg("--enable-dht=false"),
     };
+    c.arg(format!("--bt-enable-lpd={}", job.lsd)).arg(format!("--bt-lpd-interface={}", job.ip));
     c.args([
         "--enable-peer-exchange=false",
         "--async-dns=false",
@@ -289,6 +295,9 @@ fn libtorrent(job: &Job) -> Result<Command, String> {
     }
     if let Some(node) = job.dht.first() {
         c.arg(format!("dht={node}"));
+    }
+    if job.lsd {
+        c.arg("enable_lsd=1");
     }
     c.args(job.extra.iter().filter(|e| !e.starts_with('-')));
     Ok(c)

@@ -13,17 +13,19 @@ pub(crate) const FINDERS: [Client; 3] = [Client::Libtorrent, Client::Transmissio
 /// Transmission takes part in a DHT of nine nodes or more only.
 const NODES: std::ops::Range<u8> = 20..32;
 
+/// Runs `ip` with these arguments.
+fn ip(args: &str) -> Result<(), String> {
+    match Command::new("ip").args(args.split(' ')).status() {
+        Ok(status) if status.success() => Ok(()),
+        other => Err(format!("ip {args}: {other:?}")),
+    }
+}
+
 impl World {
     /// A DHT of a dozen libtorrent nodes. Seed and leech know one of them each, not the same.
     pub(crate) fn dht(&self, from: Client, to: Client) -> Result<String, String> {
         let ips: Vec<_> = NODES.map(|n| format!("{}{n}", self.net)).collect();
-        for ip in &ips {
-            let args = ["address", "add", &format!("{ip}/24"), "dev", "lo"];
-            let status = Command::new("ip").args(args).status().map_err(|e| format!("ip: {e}"))?;
-            if !status.success() {
-                return Err(format!("ip {}: {status}", args.join(" ")));
-            }
-        }
+        ips.iter().try_for_each(|at| ip(&format!("address add {at}/24 dev lo")))?;
         let home = self.dir.join("nodes");
         std::fs::create_dir_all(&home).map_err(|e| e.to_string())?;
         let nodes = clients::dht_nodes(&home, &ips)?;
@@ -54,5 +56,31 @@ impl World {
         self.arrives(&mut leecher, &leech, &[&seeder])?;
         let (announced, took) = (announced.as_secs_f64(), begin.elapsed().as_secs_f64());
         Ok(format!("by the DHT alone: announced after {announced:.1} s, there in {took:.1} s"))
+    }
+    /// Both are on a network device that takes multicasts, and nothing tells them of each other but that.
+    pub(crate) fn lsd(&self, from: Client, to: Client) -> Result<String, String> {
+        // What is sent to a group on it is heard on it.
+        ip("link add lan0 type veth peer name lan1")?;
+        ip("link set lan1 up")?;
+        ip("link set lan0 up")?;
+        let mut seed = self.job(40, from, Role::Seed, &self.torrent("alone", &[])?)?;
+        let mut leech = self.job(41, to, Role::Leech, &self.link(""))?;
+        for job in [&mut seed, &mut leech] {
+            job.lsd = true;
+            let (length, nodad) = if job.ip.contains(':') { (64, " nodad") } else { (24, "") };
+            ip(&format!("address add {}/{length} dev lan0{nodad}", job.ip))?;
+            if job.client == Client::Transmission {
+                // It leaves it to the routes where the group is, and what its own address is.
+                ip(&format!("route add 239.0.0.0/8 dev lan0 src {}", job.ip))?;
+            }
+        }
+        if to == Client::Btmio {
+            leech.extra.push("-e".to_owned());
+        }
+        let seeder = from.start(&seed)?;
+        let begin = Instant::now();
+        let mut leecher = to.start(&leech)?;
+        self.arrives(&mut leecher, &leech, &[&seeder])?;
+        Ok(format!("by multicast alone in {:.1} s", begin.elapsed().as_secs_f64()))
     }
 }

@@ -30,7 +30,10 @@ pub(crate) fn names() -> Vec<String> {
     let both = |c: &Client| [format!("{}-to-btmio", c.name()), format!("btmio-to-{}", c.name())];
     let magnets = |c: &Client| [format!("magnet-{}-to-btmio", c.name()), format!("magnet-btmio-to-{}", c.name())];
     let dht = |c: &Client| [format!("dht-{}-to-btmio", c.name()), format!("dht-btmio-to-{}", c.name())];
+    let lsd = |c: &Client| [format!("lsd-{}-to-btmio", c.name()), format!("lsd-btmio-to-{}", c.name())];
     let rest = [
+        "lsd6-libtorrent-to-btmio",
+        "lsd6-btmio-to-libtorrent",
         "magnet-peer",
         "magnet-kept",
         "metadata-only",
@@ -50,7 +53,7 @@ pub(crate) fn names() -> Vec<String> {
         "tracker-self",
     ];
     let all = OTHERS.iter().flat_map(both).chain(OTHERS.iter().flat_map(magnets));
-    all.chain(FINDERS.iter().flat_map(dht)).chain(rest.map(str::to_owned)).collect()
+    all.chain(FINDERS.iter().flat_map(dht)).chain(FINDERS.iter().flat_map(lsd)).chain(rest.map(str::to_owned)).collect()
 }
 
 /// Runs one scenario, or `A-to-B` for any two clients; what was shown, or what went wrong.
@@ -80,6 +83,14 @@ pub(crate) fn run(name: &str, world: &World) -> Result<String, String> {
         _ if name.starts_with("dht-") => {
             let (from, to) = pair(&name[4..])?;
             world.dht(from, to)
+        }
+        _ if name.starts_with("lsd-") => {
+            let (from, to) = pair(&name[4..])?;
+            world.lsd(from, to)
+        }
+        _ if name.starts_with("lsd6-") => {
+            let (from, to) = pair(&name[5..])?;
+            world.over_v6().lsd(from, to)
         }
         _ => {
             let (magnet, rest) = name.strip_prefix("magnet-").map_or((false, name), |rest| (true, rest));
@@ -114,7 +125,7 @@ impl World {
     }
 
     /// The same with clients on IPv6 addresses. btmio and libtorrent only.
-    fn over_v6(&self) -> Self {
+    pub(crate) fn over_v6(&self) -> Self {
         Self { dir: self.dir.clone(), payload: Payload::interop(), net: "fd77::" }
     }
 
@@ -139,7 +150,19 @@ impl World {
         let (dir, home) = (self.dir.join(format!("{n}-data")), self.dir.join(format!("{n}-{}", client.name())));
         std::fs::create_dir_all(&dir).map_err(|e| e.to_string())?;
         let (torrent, ip) = (torrent.to_owned(), format!("{}{n}", self.net));
-        Ok(Job { client, role, ip, torrent, dir, home, pex: false, dht: Vec::new(), up_limit: 0, extra: Vec::new() })
+        Ok(Job {
+            client,
+            role,
+            ip,
+            torrent,
+            dir,
+            home,
+            pex: false,
+            dht: Vec::new(),
+            lsd: false,
+            up_limit: 0,
+            extra: Vec::new(),
+        })
     }
 
     /// Starts a client and waits until the tracker knows of it, as a seed or as a leech.
