@@ -22,7 +22,7 @@ use btmio::wire::{self, Decoder, Event, ExtHandshake, Message};
 pub type Target = fn(&[u8]);
 
 /// All targets by name.
-pub const TARGETS: [(&str, Target); 22] = [
+pub const TARGETS: [(&str, Target); 23] = [
     ("arguments", text::arguments),
     ("bencode", bencode),
     ("decoder", decoder),
@@ -33,6 +33,7 @@ pub const TARGETS: [(&str, Target); 22] = [
     ("gzip", tracker::gzip),
     ("handshake", handshake),
     ("krpc", dht::krpc),
+    ("lsd", dht::lsd),
     ("magnet", text::magnet),
     ("message", message),
     ("metainfo", torrent::metainfo),

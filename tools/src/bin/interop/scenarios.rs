@@ -38,6 +38,9 @@ pub(crate) fn names() -> Vec<String> {
         "magnet-kept",
         "metadata-only",
         "pex-libtorrent",
+        "pex-transmission",
+        "pex-to-libtorrent",
+        "pex-to-transmission",
         "opentracker",
         "opentracker-udp",
         // Not "opentracker-udp6": Debian's opentracker has no IPv6. It is run by name where a build has it.
@@ -69,9 +72,10 @@ pub(crate) fn run(name: &str, world: &World) -> Result<String, String> {
         "magnet-peer" => world.magnet_peer(),
         "magnet-kept" => world.magnet_kept(),
         "metadata-only" => world.metadata_only(),
-        "pex-transmission" => world.pex(Client::Transmission, Client::Btmio),
-        "pex-libtorrent" => world.pex(Client::Libtorrent, Client::Btmio),
-        "pex-btmio" => world.pex(Client::Btmio, Client::Libtorrent),
+        "pex-transmission" => world.pex(Client::Libtorrent, Client::Transmission, Client::Btmio),
+        "pex-libtorrent" => world.pex(Client::Libtorrent, Client::Libtorrent, Client::Btmio),
+        "pex-to-libtorrent" => world.pex(Client::Btmio, Client::Btmio, Client::Libtorrent),
+        "pex-to-transmission" => world.pex(Client::Btmio, Client::Btmio, Client::Transmission),
         "scrape" => world.scrape(),
         "mixed" => world.mixed(),
         "resume" => world.resume(),
@@ -302,12 +306,11 @@ impl World {
     }
 
     /// `hub` has nothing and knows, by its tracker, who has everything but gives next to nothing to more than it
-    /// must. `to` knows the hub alone, and is done only if the hub names the seed: the hub's own upload is shut.
-    fn pex(&self, hub: Client, to: Client) -> Result<String, String> {
+    /// must. `to` has a magnet link and knows the hub alone, and is done only if the hub names the seed: the hub's own upload is shut.
+    fn pex(&self, seed: Client, hub: Client, to: Client) -> Result<String, String> {
         let tracker = self.tracker(Options::default())?;
         let torrent = self.torrent("t", &[&tracker.url])?;
-        let alone = self.torrent("alone", &[])?;
-        let seed = self.job(2, Client::Libtorrent, Role::Seed, &torrent)?;
+        let seed = self.job(2, seed, Role::Seed, &torrent)?;
         let mut middle = self.job(3, hub, Role::Leech, &torrent)?;
         (middle.pex, middle.up_limit) = (true, 1);
         if hub == Client::Btmio {
@@ -315,10 +318,15 @@ impl World {
         } else if hub == Client::Libtorrent {
             middle.extra = vec!["upload_rate_limit=1024".to_owned()];
         }
-        let mut last = self.job(4, to, Role::Leech, &alone)?;
+        let mut last = self.job(4, to, Role::Leech, &self.link(""))?;
         last.pex = true;
         let peer = format!("peer={}:{PORT}", middle.ip);
-        last.extra = if to == Client::Btmio { vec!["-e".to_owned(), format!("--{peer}")] } else { vec![peer] };
+        match to {
+            Client::Btmio => last.extra = vec!["-e".to_owned(), format!("--{peer}")],
+            // Nobody can tell it of a peer: it is dialled.
+            Client::Transmission => middle.extra.push(format!("--peer={}:{PORT}", last.ip)),
+            _ => last.extra = vec![peer],
+        }
         let seeder = self.start(&seed, &tracker)?;
         let hub_node = self.start(&middle, &tracker)?;
         let begin = Instant::now();
