@@ -2,7 +2,7 @@
 //! message on each interface.
 //!
 //! In use are all interfaces that are up and can do it, of each the first address of a family; with addresses to bind to,
-//! those addresses. They are looked at anew whenever there is something to say, so that a network that has just been
+//! those addresses, or those of the interface. They are looked at anew whenever there is something to say, so that a network that has just been
 //! joined is spoken to. A message goes out from an address that peers are to dial: that of the datagram is
 //! all they know. Link-local addresses are none.
 
@@ -12,8 +12,9 @@ use std::net::{IpAddr, SocketAddr};
 
 use mio::net::UdpSocket;
 use mio::{Interest, Registry, Token};
-use socket2::{Domain, InterfaceIndexOrAddress, Protocol, Socket, Type};
+use socket2::{InterfaceIndexOrAddress, Type};
 
+use super::bound::Bound;
 use super::interfaces::{self, Interface};
 use crate::lan::lsd::{GROUP, GROUP6, PORT};
 
@@ -32,20 +33,20 @@ struct Own {
 pub(super) struct Groups {
     /// IPv4, IPv6.
     sockets: [Option<Own>; 2],
-    bind: Vec<IpAddr>,
+    bound: Bound,
     buf: Vec<u8>,
 }
 
 impl Groups {
     /// Listens on what there is; a machine without IPv6, or whose port is taken by one that does not share it, goes
     /// without.
-    pub(super) fn open(bind: &[IpAddr], registry: &Registry, first: usize) -> Self {
+    pub(super) fn open(bound: &Bound, registry: &Registry, first: usize) -> Self {
         let mut sockets = [None, None];
         for (v6, own) in [false, true].into_iter().zip(&mut sockets) {
-            if !bind.is_empty() && !bind.iter().any(|ip| ip.is_ipv6() == v6) {
+            if !bound.has(v6) {
                 continue;
             }
-            let opened = listen(v6).and_then(|mut socket| {
+            let opened = listen(v6, bound).and_then(|mut socket| {
                 registry.register(&mut socket, Token(first + usize::from(v6)), Interest::READABLE)?;
                 Ok(Own { socket, readable: false, joined: BTreeSet::new() })
             });
@@ -54,7 +55,7 @@ impl Groups {
                 Err(e) => log::info!("not listening on the local network over IPv{}: {e}", if v6 { 6 } else { 4 }),
             }
         }
-        let mut groups = Self { sockets, bind: bind.to_vec(), buf: vec![0; SIZE] };
+        let mut groups = Self { sockets, bound: bound.clone(), buf: vec![0; SIZE] };
         groups.refresh();
         groups
     }
@@ -65,7 +66,7 @@ impl Groups {
             log::debug!("which interfaces there are: {e}");
             Vec::new()
         });
-        let from = in_use(&all, &self.bind);
+        let from = in_use(&all, &self.bound);
         for own in self.sockets.iter_mut().flatten() {
             // One that has gone, and comes back, is joined anew.
             own.joined.retain(|index| from.iter().any(|(i, _)| i == index));
@@ -121,7 +122,7 @@ impl Groups {
     /// Sends the message for each group from every address in use.
     pub(super) fn send(&mut self, messages: &[Vec<u8>; 2]) {
         for (index, ip) in self.refresh() {
-            if let Err(e) = send_one(index, ip, &messages[usize::from(ip.is_ipv6())]) {
+            if let Err(e) = send_one(&self.bound, index, ip, &messages[usize::from(ip.is_ipv6())]) {
                 log::debug!("not heard on the local network from {ip}: {e}");
             }
         }
@@ -129,15 +130,15 @@ impl Groups {
 }
 
 /// The addresses to speak from, each with its interface.
-fn in_use(all: &[Interface], bind: &[IpAddr]) -> Vec<(u32, IpAddr)> {
+fn in_use(all: &[Interface], bound: &Bound) -> Vec<(u32, IpAddr)> {
     let mut out = Vec::new();
-    for interface in all.iter().filter(|i| i.multicast) {
+    for interface in all.iter().filter(|i| i.multicast && bound.device.as_ref().is_none_or(|d| *d == i.name)) {
         let fit = |ip: &&IpAddr| !is_link_local(**ip) && !ip.is_loopback();
         let mut seen = [false; 2];
         for ip in interface.ips.iter().filter(fit) {
             // Of several of one family the first will do, unless others are asked for.
             let first = !std::mem::replace(&mut seen[usize::from(ip.is_ipv6())], true);
-            if if bind.is_empty() { first } else { bind.contains(ip) } {
+            if if bound.ips.is_empty() { first } else { bound.ips.contains(ip) } {
                 out.push((interface.index, *ip));
             }
         }
@@ -158,15 +159,13 @@ fn group(v6: bool) -> SocketAddr {
 }
 
 /// A socket that gets what comes to the group, and nothing else that comes to its port.
-fn listen(v6: bool) -> io::Result<UdpSocket> {
+fn listen(v6: bool, bound: &Bound) -> io::Result<UdpSocket> {
     let addr = group(v6);
-    let socket = Socket::new(Domain::for_address(addr), Type::DGRAM, Some(Protocol::UDP))?;
-    socket.set_nonblocking(true)?;
+    let socket = bound.socket(v6, Type::DGRAM)?;
     // The others on this machine are told too.
     socket.set_reuse_address(true)?;
     // Only from interfaces on which it joins: what others join on the rest is theirs.
     if v6 {
-        socket.set_only_v6(true)?;
         socket.set_multicast_all_v6(false)?;
     } else {
         socket.set_multicast_all_v4(false)?;
@@ -175,10 +174,9 @@ fn listen(v6: bool) -> io::Result<UdpSocket> {
     Ok(UdpSocket::from_std(socket.into()))
 }
 
-fn send_one(index: u32, ip: IpAddr, message: &[u8]) -> io::Result<()> {
+fn send_one(bound: &Bound, index: u32, ip: IpAddr, message: &[u8]) -> io::Result<()> {
     let to = group(ip.is_ipv6());
-    let socket = Socket::new(Domain::for_address(to), Type::DGRAM, Some(Protocol::UDP))?;
-    socket.set_nonblocking(true)?;
+    let socket = bound.socket(ip.is_ipv6(), Type::DGRAM)?;
     match ip {
         IpAddr::V4(ip) => socket.set_multicast_if_v4(&ip)?,
         IpAddr::V6(_) => socket.set_multicast_if_v6(index)?,
@@ -206,9 +204,15 @@ mod tests {
             interface(2, true, &["169.254.1.1", "10.0.0.1", "10.0.0.2", "fe80::1", "fd00::1", "2001:db8::1"]),
             interface(3, true, &["192.168.1.1"]),
         ];
-        let out = in_use(&all, &[]);
+        let out = in_use(&all, &Bound::default());
         assert_eq!(out, [(2, ip("10.0.0.1")), (2, ip("fd00::1")), (3, ip("192.168.1.1"))]);
-        assert_eq!(in_use(&all, &[ip("10.0.0.2"), ip("10.9.9.9")]), [(2, ip("10.0.0.2"))]);
-        assert_eq!(in_use(&all, &[ip("127.0.0.1")]), []);
+        let to = |ips: &[&str], device: Option<&str>| {
+            let bound = Bound { ips: ips.iter().map(|text| ip(text)).collect(), device: device.map(str::to_owned) };
+            in_use(&all, &bound)
+        };
+        assert_eq!(to(&["10.0.0.2", "10.9.9.9"], None), [(2, ip("10.0.0.2"))]);
+        assert_eq!(to(&["127.0.0.1"], None), []);
+        assert_eq!(to(&[], Some("if3")), [(3, ip("192.168.1.1"))]);
+        assert_eq!(to(&["10.0.0.2"], Some("if3")), []);
     }
 }

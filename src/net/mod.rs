@@ -9,6 +9,7 @@
 //!
 //! It keeps each torrent's resume record in the state folder, if it has one.
 
+mod bound;
 mod interfaces;
 mod link;
 mod listen;
@@ -38,6 +39,7 @@ use crate::session::Session;
 use crate::storage::helper::Helper;
 use crate::storage::{Disk, Done, OpenSpec, Storage, StorageConfig};
 use crate::time::{Duration, Instant, earlier};
+use bound::Bound;
 use link::Link;
 use listen::Listeners;
 use lsd::Groups;
@@ -94,8 +96,11 @@ pub struct LoopConfig {
     pub storage: StorageConfig,
     /// Where peers can dial us.
     pub port: PortChoice,
-    /// Our own addresses, at most one a family; empty is all of both families.
+    /// Our own addresses, at most one a family; empty is all of both families. Peers, trackers, the DHT, the local
+    /// network and name lookups use them and no others.
     pub bind: Vec<IpAddr>,
+    /// The one network interface that all of these use; `None` is any. When it is gone there is no network.
+    pub device: Option<String>,
     /// Where resume records are kept; without one nothing is remembered.
     pub state_dir: Option<PathBuf>,
 }
@@ -107,6 +112,7 @@ impl Default for LoopConfig {
             storage: StorageConfig::default(),
             port: PortChoice::Range(6881, 6999),
             bind: Vec::new(),
+            device: None,
             state_dir: None,
         }
     }
@@ -166,7 +172,7 @@ pub struct Loop {
     udp: Datagrams,
     groups: Option<Groups>,
     turns: TurnTimes,
-    bind: Vec<IpAddr>,
+    bound: Bound,
     resolver: DnsResolver,
     state: Option<StateDir>,
     open: BTreeSet<TorrentKey>,
@@ -185,15 +191,17 @@ impl Loop {
         let mut seed = [0; 32];
         getrandom::fill(&mut seed).map_err(|e| Error::Io(io::Error::other(e.to_string())))?;
         let poll = Poll::new()?;
-        let mut listeners = Listeners::open(config.port, &config.bind)?;
+        let bound = Bound { ips: config.bind, device: config.device };
+        let mut listeners = Listeners::open(config.port, &bound)?;
         listeners.register(poll.registry(), LISTEN_FIRST)?;
-        let mut udp = Datagrams::open(listeners.port(), &config.bind);
+        let mut udp = Datagrams::open(listeners.port(), &bound);
         udp.register(poll.registry(), UDP_FIRST)?;
-        let groups = config.session.lsd.then(|| Groups::open(&config.bind, poll.registry(), LSD_FIRST));
+        let groups = config.session.lsd.then(|| Groups::open(&bound, poll.registry(), LSD_FIRST));
         let mut session = Session::new(config.session, seed);
         session.set_port(listeners.port());
         let word = u64::from_le_bytes(seed[..8].try_into().expect("eight bytes"));
-        let resolver = DnsResolver::new(poll.registry().try_clone()?, DNS_FIRST, DNS_COUNT, word.rotate_left(17))?;
+        let mut resolver = DnsResolver::new(poll.registry().try_clone()?, DNS_FIRST, DNS_COUNT, word.rotate_left(17))?;
+        resolver.bind_to(bound.clone());
         let state = config.state_dir.map(StateDir::open).transpose()?;
         session.start_dht(Instant::ZERO, state.as_ref().and_then(StateDir::load_dht).as_deref());
         let helper = match config.storage.helper {
@@ -221,7 +229,7 @@ impl Loop {
             udp,
             groups,
             turns: TurnTimes::default(),
-            bind: config.bind,
+            bound,
             resolver,
             state,
             open: BTreeSet::new(),
@@ -560,7 +568,7 @@ impl Loop {
     }
 
     fn connect(&mut self, conn: ConnKey, addr: std::net::SocketAddr) {
-        let done = Link::dial(conn, addr, &self.bind).and_then(|link| self.attach(link));
+        let done = Link::dial(conn, addr, &self.bound).and_then(|link| self.attach(link));
         if let Err(e) = done {
             let text = e.to_string();
             let why = if exhausted(&e) { CloseReason::Exhausted(text) } else { CloseReason::Io(text) };

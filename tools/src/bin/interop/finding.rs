@@ -14,7 +14,7 @@ pub(crate) const FINDERS: [Client; 3] = [Client::Libtorrent, Client::Transmissio
 const NODES: std::ops::Range<u8> = 20..32;
 
 /// Runs `ip` with these arguments.
-fn ip(args: &str) -> Result<(), String> {
+pub(crate) fn ip(args: &str) -> Result<(), String> {
     match Command::new("ip").args(args.split(' ')).status() {
         Ok(status) if status.success() => Ok(()),
         other => Err(format!("ip {args}: {other:?}")),

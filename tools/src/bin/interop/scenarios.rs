@@ -47,6 +47,7 @@ pub(crate) fn names() -> Vec<String> {
         "udp",
         "udp6",
         "scrape",
+        "bind",
         "mixed",
         "resume",
         "large",
@@ -77,6 +78,7 @@ pub(crate) fn run(name: &str, world: &World) -> Result<String, String> {
         "pex-to-libtorrent" => world.pex(Client::Btmio, Client::Btmio, Client::Libtorrent),
         "pex-to-transmission" => world.pex(Client::Btmio, Client::Btmio, Client::Transmission),
         "scrape" => world.scrape(),
+        "bind" => world.bound(),
         "mixed" => world.mixed(),
         "resume" => world.resume(),
         "large" => world.large(),
@@ -116,7 +118,7 @@ impl World {
         self.payload.info_hash()
     }
 
-    fn tracker(&self, options: Options) -> Result<Tracker, String> {
+    pub(crate) fn tracker(&self, options: Options) -> Result<Tracker, String> {
         Tracker::ours(&self.hash(), options, Over::Http)
     }
 
