@@ -165,7 +165,7 @@ fn addresses_and_urls() {
         "--tracker=x",
         "--tracker=http://",
         "--tracker=ftp://x/",
-        "--bind=eth0",
+        "--bind=10.0.0.256",
         "--max-peers=0",
         "--max-peers=-3",
         "--storage=disk",

@@ -152,6 +152,7 @@ fn one(client: Client, nofile: u64, attack: &Attack, payload: &Payload, scratch:
         home: home.clone(),
         pex: false,
         dht: Vec::new(),
+        host: None,
         lsd: false,
         up_limit: 0,
         extra: vec!["--seed-time=10m".into()],

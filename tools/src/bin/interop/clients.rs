@@ -59,6 +59,8 @@ pub(crate) struct Job {
     pub(crate) pex: bool,
     /// Nodes at which its own DHT node begins; none: it has none. Transmission, libtorrent, aria2, btmio.
     pub(crate) dht: Vec<SocketAddrV4>,
+    /// The process whose network it is in; ours if `None`.
+    pub(crate) host: Option<u32>,
     /// Finds peers on the local network (BEP 14). Transmission, libtorrent, aria2, btmio.
     pub(crate) lsd: bool,
     /// Upload limit in KiB/s, 0 for none. Transmission, aria2.
@@ -102,6 +104,9 @@ impl Client {
             Client::Rtorrent => rtorrent(job)?,
             Client::Qbittorrent => qbittorrent(job)?,
         };
+        if let Some(pid) = job.host {
+            command = on_host(pid, &command);
+        }
         command.current_dir(&job.home).env("HOME", &job.home).env("LC_ALL", "C.UTF-8").env_remove("DISPLAY");
         for (name, sub) in [("CONFIG", "config"), ("DATA", "data"), ("CACHE", "cache"), ("STATE", "state")] {
             command.env(format!("XDG_{name}_HOME"), job.home.join(sub));
@@ -150,6 +155,13 @@ impl Node {
     }
 }
 
+/// The same command in the network of a process.
+pub(crate) fn on_host(pid: u32, command: &Command) -> Command {
+    let mut c = Command::new("nsenter");
+    c.arg(format!("--net=/proc/{pid}/ns/net")).arg("--").arg(command.get_program()).args(command.get_args());
+    c
+}
+
 /// aria2 binds its control port on 127.0.0.1 whatever the interface: a port for each address.
 fn aria2_rpc(ip: &str) -> u16 {
     6800 + ip.rsplit('.').next().and_then(|n| n.parse::<u16>().ok()).unwrap_or(0)
@@ -172,7 +184,7 @@ fn hook(job: &Job) -> Result<PathBuf, String> {
 fn btmio(job: &Job) -> Result<Command, String> {
     let mut c = Command::new(tools::process::program("btmio")?);
     c.args(["--json", &format!("--port={PORT}"), &format!("--bind={}", job.ip)]).arg("--dir").arg(&job.dir);
-    c.arg(format!("--log={}", job.home.join("log").display())).arg("-v").args(&job.extra);
+    c.arg(format!("--log={}", job.home.join("log").display())).arg("-v");
     c.args(job.dht.iter().map(|node| format!("--dht-bootstrap={node}")));
     if job.dht.is_empty() {
         c.arg("--no-dht");
@@ -185,7 +197,7 @@ fn btmio(job: &Job) -> Result<Command, String> {
         Role::Seed => c.args(["--verify", "--seed-ratio=1000", "--seed-time=60"]),
         Role::Leech => c.arg("--timeout=90s"),
     };
-    c.arg(&job.torrent);
+    c.args(&job.extra).arg(&job.torrent);
     Ok(c)
 }
 

@@ -5,7 +5,7 @@ use crate::scenarios::{TRANSFER, World};
 use std::net::SocketAddrV4;
 use std::process::Command;
 use std::time::Instant;
-use tools::process::wait_for;
+use tools::process::{Child, wait_for};
 
 /// The clients that do it, and are held against btmio.
 pub(crate) const FINDERS: [Client; 3] = [Client::Libtorrent, Client::Transmission, Client::Aria2];
@@ -57,18 +57,39 @@ impl World {
         let (announced, took) = (announced.as_secs_f64(), begin.elapsed().as_secs_f64());
         Ok(format!("by the DHT alone: announced after {announced:.1} s, there in {took:.1} s"))
     }
-    /// Both are on a network device that takes multicasts, and nothing tells them of each other but that.
+    /// btmio is on another host, at the other end of a cable, because some clients keep what they say from their own
+    /// host, and nothing tells them of each other but multicasts.
     pub(crate) fn lsd(&self, from: Client, to: Client) -> Result<String, String> {
-        // What is sent to a group on it is heard on it.
+        let mut idle = Command::new("unshare");
+        idle.args(["--net", "sleep", "300"]);
+        let host = Child::spawn("host", &self.dir, idle).map_err(|e| format!("starting {e}"))?;
+        let net = |of: &str| std::fs::read_link(format!("/proc/{of}/ns/net")).ok();
+        let apart = wait_for(TRANSFER, || (net(&host.id().to_string())? != net("self")?).then_some(()));
+        apart.ok_or("no second network")?;
         ip("link add lan0 type veth peer name lan1")?;
-        ip("link set lan1 up")?;
+        ip(&format!("link set lan1 netns {}", host.id()))?;
+        let there = |args: &str| {
+            let mut c = Command::new("ip");
+            c.args(args.split(' '));
+            match clients::on_host(host.id(), &c).status() {
+                Ok(status) if status.success() => Ok(()),
+                other => Err(format!("ip {args}, on the other host: {other:?}")),
+            }
+        };
+        let mut seed = self.job(2, from, Role::Seed, &self.torrent("alone", &[])?)?;
+        let mut leech = self.job(3, to, Role::Leech, &self.link(""))?;
         ip("link set lan0 up")?;
-        let mut seed = self.job(40, from, Role::Seed, &self.torrent("alone", &[])?)?;
-        let mut leech = self.job(41, to, Role::Leech, &self.link(""))?;
+        there("link set lan1 up")?;
         for job in [&mut seed, &mut leech] {
             job.lsd = true;
             let (length, nodad) = if job.ip.contains(':') { (64, " nodad") } else { (24, "") };
-            ip(&format!("address add {}/{length} dev lan0{nodad}", job.ip))?;
+            let address = |device: &str| format!("address add {}/{length} dev {device}{nodad}", job.ip);
+            if job.client == Client::Btmio {
+                there(&address("lan1"))?;
+                job.host = Some(host.id());
+            } else {
+                ip(&address("lan0"))?;
+            }
             if job.client == Client::Transmission {
                 // It leaves it to the routes where the group is, and what its own address is.
                 ip(&format!("route add 239.0.0.0/8 dev lan0 src {}", job.ip))?;

@@ -92,11 +92,11 @@ pub(crate) fn run(name: &str, world: &World) -> Result<String, String> {
         }
         _ if name.starts_with("lsd-") => {
             let (from, to) = pair(&name[4..])?;
-            world.lsd(from, to)
+            world.on("10.78.0.").lsd(from, to)
         }
         _ if name.starts_with("lsd6-") => {
             let (from, to) = pair(&name[5..])?;
-            world.over_v6().lsd(from, to)
+            world.on("fd78::").lsd(from, to)
         }
         _ => {
             let (magnet, rest) = name.strip_prefix("magnet-").map_or((false, name), |rest| (true, rest));
@@ -131,8 +131,13 @@ impl World {
     }
 
     /// The same with clients on IPv6 addresses. btmio and libtorrent only.
-    pub(crate) fn over_v6(&self) -> Self {
-        Self { dir: self.dir.clone(), payload: Payload::interop(), net: "fd77::" }
+    fn over_v6(&self) -> Self {
+        self.on("fd77::")
+    }
+
+    /// The same with clients on other addresses.
+    fn on(&self, net: &'static str) -> Self {
+        Self { dir: self.dir.clone(), payload: Payload::interop(), net }
     }
 
     /// Writes a `.torrent` with these tracker tiers.
@@ -165,6 +170,7 @@ impl World {
             home,
             pex: false,
             dht: Vec::new(),
+            host: None,
             lsd: false,
             up_limit: 0,
             extra: Vec::new(),
