@@ -37,6 +37,10 @@ pub struct Config {
     pub metadata_max: u32,
     /// How often the record for resuming is saved while something changes.
     pub save_interval: Duration,
+    /// With so many verified bytes that a power cut could take, the device is asked to take them.
+    pub sync_bytes: u64,
+    /// So long a verified piece waits for that at most, while none is under way.
+    pub sync_interval: Duration,
     /// The distributed hash table; `None`, as by default, is none.
     pub dht: Option<DhtConfig>,
     /// Peers on the local network find each other by multicast (BEP 14); off by default, since it speaks up in
@@ -77,6 +81,8 @@ impl Default for Config {
             snub_timeout: Duration::from_secs(30),
             metadata_max: 8 << 20,
             save_interval: Duration::from_secs(30),
+            sync_bytes: 4 << 20,
+            sync_interval: Duration::from_secs(2),
             dht: None,
             lsd: false,
         }
@@ -150,6 +156,13 @@ pub mod limits {
     /// Descriptors that are never used for peers: files, listeners, trackers, name servers and
     /// whatever the program has open besides.
     pub const FD_RESERVE: usize = 16;
+
+    /// Bytes that are on their way to a slow disk before its payload is no longer read.
+    pub const UNWRITTEN: usize = 8 << 20;
+    /// What a peer wants is not in memory: the disk is asked again after this long whether it has read it.
+    pub const COLD: Duration = Duration::from_millis(4);
+    /// A connection whose payload a slow disk keeps from being read is looked at again after this long.
+    pub const HOLD: Duration = Duration::from_millis(10);
 
     /// Largest tracker reply body.
     pub const TRACKER_BODY: usize = 1 << 20;

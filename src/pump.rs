@@ -14,6 +14,7 @@
 use std::io;
 
 use crate::api::{CloseReason, ErrorKind, Input, Want};
+use crate::config::limits;
 use crate::id::{Block, ConnKey, TorrentKey};
 use crate::session::{Chunk, Session};
 use crate::storage::{DiskError, DiskErrorKind, IoVecs, PlaceList, Storage};
@@ -74,14 +75,24 @@ fn ended(e: &io::Error) -> Outcome {
     }
 }
 
-/// The session learns that files failed.
-pub fn disk_failed(s: &mut Session, now: Instant, torrent: TorrentKey, e: &DiskError) {
-    let kind = match e.kind {
+fn kind_of(e: &DiskError) -> ErrorKind {
+    match e.kind {
         DiskErrorKind::Full => ErrorKind::NoSpace,
         DiskErrorKind::Truncated | DiskErrorKind::Missing => ErrorKind::FilesChanged,
         _ => ErrorKind::FileIo,
-    };
+    }
+}
+
+/// The session learns that files failed.
+pub fn disk_failed(s: &mut Session, now: Instant, torrent: TorrentKey, e: &DiskError) {
+    let kind = kind_of(e);
     s.handle(now, Input::DiskFailed { torrent, error: e.to_string(), kind });
+}
+
+/// The session learns how a sync ended.
+pub fn synced(s: &mut Session, now: Instant, torrent: TorrentKey, result: Result<(), DiskError>) {
+    let result = result.map_err(|e| (e.to_string(), kind_of(&e)));
+    s.handle(now, Input::Synced { torrent, result });
 }
 
 /// Receives on one connection.
@@ -95,6 +106,11 @@ pub fn recv(
 ) -> Outcome {
     let mut share = SHARE;
     loop {
+        // Whoever owes us nothing sends no payload, and is read.
+        if s.owing(conn).is_some_and(|torrent| storage.holds_back(torrent)) {
+            s.hold(now, conn);
+            return Outcome::Until(now + limits::HOLD);
+        }
         let mut run = std::mem::take(&mut bufs.run);
         let outcome = match s.want(now, conn, &mut run) {
             Want::Nothing { until } => Err(Outcome::Until(until)),
@@ -335,7 +351,7 @@ pub fn send(
     loop {
         let until = s.offer(now, conn);
         plan.begin();
-        let mut failed = None;
+        let (mut failed, mut cold) = (None, false);
         for chunk in s.chunks(conn) {
             if plan.room() < 8 || plan.total() >= OFFER {
                 break;
@@ -348,7 +364,10 @@ pub fn send(
                 }
                 Chunk::Block { torrent, block, at } => match storage.lend(torrent, block, at, block.len - at, plan) {
                     Ok(n) if n == block.len - at => {}
-                    Ok(_) => break,
+                    Ok(n) => {
+                        cold = n == 0;
+                        break;
+                    }
                     Err(e) => {
                         failed = Some((torrent, e));
                         break;
@@ -361,6 +380,9 @@ pub fn send(
                 disk_failed(s, now, torrent, &e);
                 s.unreadable(now, conn);
                 return Outcome::Ended(None);
+            }
+            if cold {
+                return Outcome::Until(now + limits::COLD);
             }
             return until.map_or(Outcome::Empty, Outcome::Until);
         }

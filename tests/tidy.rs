@@ -12,7 +12,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The tier of a top-level module of `src/`, as in the tree of the design.
-const TIERS: [(&str, u8); 30] = [
+const TIERS: [(&str, u8); 32] = [
     ("id", 0),
     ("time", 0),
     ("rng", 0),
@@ -20,6 +20,7 @@ const TIERS: [(&str, u8); 30] = [
     ("rate", 0),
     ("crc32c", 0),
     ("config", 0),
+    ("lazy", 0),
     ("slots", 0),
     ("bencode", 1),
     ("metainfo", 1),
@@ -38,6 +39,7 @@ const TIERS: [(&str, u8); 30] = [
     ("rpc", 3),
     ("pump", 4),
     ("storage", 4),
+    ("state", 4),
     ("net", 5),
     ("sim", 5),
     ("cli", 6),

@@ -11,6 +11,7 @@
 
 mod bound;
 mod interfaces;
+mod late;
 mod link;
 mod listen;
 mod lsd;
@@ -36,10 +37,12 @@ use crate::error::Error;
 use crate::id::{ConnKey, FileIndex, TorrentKey};
 use crate::pump::{self, Buffers, Outcome};
 use crate::session::Session;
+use crate::state::Keeper;
 use crate::storage::helper::Helper;
 use crate::storage::{Disk, Done, OpenSpec, Storage, StorageConfig};
 use crate::time::{Duration, Instant, earlier};
 use bound::Bound;
+use late::AllLate;
 use link::Link;
 use listen::Listeners;
 use lsd::Groups;
@@ -64,6 +67,8 @@ const FOREIGN_FIRST: usize = HELPER + 1;
 
 /// Bytes hashed and written in one turn.
 const WORK: usize = 4 << 20;
+/// A shutdown waits no longer than this for what is on its way to a disk.
+const DISK_PATIENCE: Duration = Duration::from_secs(10);
 /// Datagrams received in one turn.
 const DATAGRAMS: usize = 256;
 /// Those of the local groups.
@@ -167,6 +172,8 @@ pub struct Loop {
     ready: VecDeque<ConnKey>,
     /// Connections that a limit holds back, until the earliest of their times.
     held: (Vec<ConnKey>, Option<Instant>),
+    /// How often they were let go.
+    rounds: usize,
     listeners: Listeners,
     accept_again: Option<Instant>,
     udp: Datagrams,
@@ -174,8 +181,11 @@ pub struct Loop {
     turns: TurnTimes,
     bound: Bound,
     resolver: DnsResolver,
-    state: Option<StateDir>,
+    state: Option<Keeper<StateDir>>,
     open: BTreeSet<TorrentKey>,
+    late: AllLate,
+    /// A shutdown waits for slow disks until then.
+    patience: Option<Instant>,
     bufs: Buffers,
     disk_more: bool,
     foreign: VecDeque<Token>,
@@ -202,8 +212,6 @@ impl Loop {
         let word = u64::from_le_bytes(seed[..8].try_into().expect("eight bytes"));
         let mut resolver = DnsResolver::new(poll.registry().try_clone()?, DNS_FIRST, DNS_COUNT, word.rotate_left(17))?;
         resolver.bind_to(bound.clone());
-        let state = config.state_dir.map(StateDir::open).transpose()?;
-        session.start_dht(Instant::ZERO, state.as_ref().and_then(StateDir::load_dht).as_deref());
         let helper = match config.storage.helper {
             true => {
                 let waker = Waker::new(poll.registry(), Token(HELPER))?;
@@ -214,6 +222,9 @@ impl Loop {
             }
             false => Helper::inline(),
         };
+        let state = config.state_dir.map(|dir| StateDir::open(dir, helper.hand())).transpose()?;
+        let mut state = state.map(|folder| Keeper::new(folder, state::boot()));
+        session.start_dht(Instant::ZERO, state.as_mut().and_then(Keeper::load_dht).as_deref());
         Ok(Self {
             poll,
             events: Events::with_capacity(256),
@@ -224,6 +235,7 @@ impl Loop {
             links: Vec::new(),
             ready: VecDeque::new(),
             held: (Vec::new(), None),
+            rounds: 0,
             listeners,
             accept_again: None,
             udp,
@@ -233,6 +245,8 @@ impl Loop {
             resolver,
             state,
             open: BTreeSet::new(),
+            late: AllLate::default(),
+            patience: None,
             bufs: Buffers::default(),
             disk_more: false,
             foreign: VecDeque::new(),
@@ -276,14 +290,16 @@ impl Loop {
 
     /// Adds a torrent. Its resume record is taken from the state folder, unless `add` brings one.
     pub fn add(&mut self, mut add: Add) -> Result<TorrentKey, Error> {
-        if let (Some(state), Some(hash)) = (&self.state, add.meta.info_hash) {
-            if add.resume.is_none() {
-                add.resume = state.load(&hash);
-            }
+        let here = add.meta.info_hash.is_some_and(|h| self.session.find(&h).is_some());
+        if let (Some(state), Some(hash), false) = (&mut self.state, add.meta.info_hash, here) {
             if let Some(info) = state.load_metadata(&hash).filter(|_| !add.meta.is_known()) {
                 if let Err(e) = add.meta.learn(&info) {
                     log::warn!("what was kept of {hash} is of no use: {e}");
                 }
+            }
+            if add.resume.is_none() && add.meta.is_known() {
+                (add.resume, add.journal) = state.load(&hash, add.meta.hashes.len() as u32);
+                add.boot = state.boot();
             }
         }
         self.command(|s, now| s.add(now, add))
@@ -306,17 +322,22 @@ impl Loop {
 
     /// Saves everything, tells the trackers, closes the peers. Keep turning until [`Loop::stopped`].
     pub fn shutdown(&mut self) {
-        if let (Some(state), Some(bytes)) = (&self.state, self.session.save_dht()) {
-            if let Err(e) = state.store_dht(&bytes) {
-                log::warn!("cannot keep what the DHT node knows: {e}");
-            }
+        if let (Some(state), Some(bytes)) = (&mut self.state, self.session.save_dht()) {
+            state.store_dht(bytes);
         }
         self.command(Session::shutdown);
+        self.patience = self.patience.or(Some(self.now + DISK_PATIENCE));
     }
 
     /// The shutdown is over: drop the loop.
     pub fn stopped(&self) -> bool {
-        self.session.is_shut_down(self.now)
+        let waits = self.is_writing() && self.patience.is_none_or(|end| self.now < end);
+        self.session.is_shut_down(self.now) && !waits
+    }
+
+    /// Something is on its way to a disk that a shutdown waits for.
+    fn is_writing(&self) -> bool {
+        !self.late.is_empty() || self.state.as_ref().is_some_and(|s| !s.is_idle())
     }
 
     /// What happened next.
@@ -348,6 +369,7 @@ impl Loop {
             return Some(Duration::ZERO);
         }
         let at = earlier(self.session.poll_timeout(), self.resolver.deadline());
+        let at = earlier(at, self.patience.filter(|_| self.is_writing()));
         let at = earlier(earlier(at, self.held.1), self.accept_again)?;
         let elapsed = u64::try_from(self.start.elapsed().as_micros()).unwrap_or(u64::MAX);
         Some(at - Instant::from_micros(elapsed))
@@ -399,6 +421,8 @@ impl Loop {
         }
         self.disk_more = self.disk.work(WORK);
         self.disk_done();
+        self.no_longer_late();
+        self.state_done();
         let more = !self.ready.is_empty()
             || self.disk_more
             || self.hears()
@@ -523,9 +547,12 @@ impl Loop {
     fn release_held(&mut self) {
         if self.held.1.is_some_and(|at| at <= self.now) {
             self.held.1 = None;
-            for conn in std::mem::take(&mut self.held.0) {
-                self.make_ready(conn);
-            }
+            let mut held = std::mem::take(&mut self.held.0);
+            // What one may do now the others may not: each is the first in turn.
+            let first = self.rounds % held.len().max(1);
+            held.rotate_left(first);
+            self.rounds = self.rounds.wrapping_add(1);
+            held.into_iter().for_each(|conn| self.make_ready(conn));
         }
     }
 
@@ -599,54 +626,75 @@ impl Loop {
 
     fn carry_out_actions(&mut self) {
         while let Some(action) = self.session.poll_action() {
-            match action {
-                Action::Connect { conn, addr } => self.connect(conn, addr),
-                Action::Close { conn, .. } => self.drop_link(conn),
-                Action::Wake { conn } => self.make_ready(conn),
-                Action::Resolve { id, host } => {
-                    self.resolver.lookup(self.now, id, &host);
-                    self.resolved();
-                }
-                Action::Open { torrent, layout, dir, wanted } => self.open_files(torrent, layout, dir, &wanted),
-                Action::Wanted { torrent, wanted } => {
-                    if self.open.contains(&torrent) {
-                        if let Err(e) = self.disk.prepare(torrent, &|f| wanted[f.idx()]) {
-                            pump::disk_failed(&mut self.session, self.now, torrent, &e);
-                        }
+            if let Some(action) = self.late.put(action) {
+                self.carry_out_one(action);
+            }
+        }
+    }
+
+    fn carry_out_one(&mut self, action: Action) {
+        match action {
+            Action::Connect { conn, addr } => self.connect(conn, addr),
+            Action::Close { conn, .. } => self.drop_link(conn),
+            Action::Wake { conn } => self.make_ready(conn),
+            Action::Resolve { id, host } => {
+                self.resolver.lookup(self.now, id, &host);
+                self.resolved();
+            }
+            Action::Open { torrent, layout, dir, wanted } => self.open_files(torrent, layout, dir, &wanted),
+            Action::Wanted { torrent, wanted } => {
+                if self.open.contains(&torrent) {
+                    if let Err(e) = self.disk.prepare(torrent, &|f| wanted[f.idx()]) {
+                        pump::disk_failed(&mut self.session, self.now, torrent, &e);
                     }
                 }
-                Action::Hash { torrent, piece, expected, at_rest, blocks } => {
-                    if self.open.contains(&torrent) {
-                        self.disk_more = true;
-                        match at_rest {
-                            true => self.disk.recheck(torrent, piece, expected),
-                            false => self.disk.hash(torrent, piece, expected, blocks),
-                        }
+            }
+            Action::Hash { torrent, piece, expected, at_rest, blocks } => {
+                if self.open.contains(&torrent) {
+                    self.disk_more = true;
+                    match at_rest {
+                        true => self.disk.recheck(torrent, piece, expected),
+                        false => self.disk.hash(torrent, piece, expected, blocks),
                     }
                 }
-                Action::Multicast { messages } => {
-                    if let Some(groups) = &mut self.groups {
-                        groups.send(&messages);
-                    }
+            }
+            Action::Multicast { messages } => {
+                if let Some(groups) = &mut self.groups {
+                    groups.send(&messages);
                 }
-                Action::Prefetch { torrent, block } => self.disk.prefetch(torrent, block),
-                Action::Save { torrent, info_hash } => self.save(torrent, &info_hash),
-                Action::SaveMetadata { torrent, info_hash } => {
-                    if let (Some(state), Some(meta)) = (&self.state, self.session.metainfo(torrent)) {
-                        if let Err(e) = state.store_metadata(&info_hash, &meta.info) {
-                            log::warn!("cannot keep the metadata of {info_hash}: {e}");
-                        }
-                    }
+            }
+            Action::Prefetch { torrent, block } => self.disk.prefetch(torrent, block),
+            Action::Sync { torrent, pieces } => {
+                for piece in &pieces {
+                    self.disk.cover(torrent, *piece);
                 }
-                Action::CloseFiles { torrent } => self.close_files(torrent),
-                Action::Remove { torrent, info_hash, layout, dir, with_data } => {
-                    if with_data {
-                        self.delete_files(torrent, layout, dir);
-                    }
-                    self.close_files(torrent);
-                    if let Some(state) = &self.state {
-                        state.remove(&info_hash);
-                    }
+                if let Some(state) = &mut self.state {
+                    state.sync_asked(torrent, pieces);
+                }
+                self.disk.sync(torrent);
+                self.disk_more = true;
+            }
+            Action::Note { torrent, info_hash, note } => {
+                if let Some(state) = &mut self.state {
+                    state.note(&self.session, &mut self.disk, torrent, &info_hash, note);
+                }
+            }
+            Action::Save { torrent, info_hash } => self.save(torrent, &info_hash),
+            Action::SaveMetadata { torrent, info_hash } => {
+                if let (Some(state), Some(meta)) = (&mut self.state, self.session.metainfo(torrent)) {
+                    state.store_metadata(&info_hash, meta.info.clone());
+                }
+            }
+            Action::CloseFiles { torrent } => self.close_files(torrent),
+            Action::Remove { torrent, info_hash, layout, dir, with_data } => {
+                if with_data {
+                    self.delete_files(torrent, layout, dir);
+                }
+                // Nobody wants its record any more.
+                self.late.take(torrent);
+                self.close_files(torrent);
+                if let Some(state) = &mut self.state {
+                    state.forget(torrent, &info_hash);
                 }
             }
         }
@@ -689,10 +737,7 @@ impl Loop {
     }
 
     fn stamps(&mut self, torrent: TorrentKey, files: usize) -> Vec<Option<FileStamp>> {
-        let stamp = |f: usize| {
-            let s = self.disk.file_stat(torrent, FileIndex::new(f as u32))?;
-            Some(FileStamp { len: s.len, mtime: (s.mtime, s.mtime_nsec), inode: s.inode })
-        };
+        let stamp = |f: usize| self.disk.file_stat(torrent, FileIndex::new(f as u32)).map(FileStamp::from);
         (0..files).map(stamp).collect()
     }
 
@@ -705,12 +750,42 @@ impl Loop {
             self.session.handle(self.now, Input::PieceLost { torrent, piece: None });
             pump::disk_failed(&mut self.session, self.now, torrent, &e);
         }
+        let record = self.record(torrent);
+        if self.disk.flushing(torrent) {
+            self.late.insert(torrent, *info_hash, record);
+        } else {
+            self.store(torrent, info_hash, record);
+        }
+    }
+
+    fn record(&mut self, torrent: TorrentKey) -> Option<Vec<u8>> {
         let files = self.session.metainfo(torrent).map_or(0, |m| m.files.len());
         let stamps = self.stamps(torrent, files);
-        let record = self.session.record(self.now, torrent, stamps);
-        let (Some(state), Some(record)) = (&self.state, record) else { return };
-        if let Err(e) = state.store(info_hash, &record) {
-            log::error!("cannot save the state of {info_hash}: {e}");
+        self.session.record(self.now, torrent, stamps)
+    }
+
+    fn store(&mut self, torrent: TorrentKey, info_hash: &crate::id::InfoHash, record: Option<Vec<u8>>) {
+        if let (Some(state), Some(record)) = (&mut self.state, record) {
+            state.store(torrent, info_hash, record);
+        }
+    }
+
+    /// Goes on with the torrents whose files have what was on its way to them.
+    fn no_longer_late(&mut self) {
+        let over = |t: &TorrentKey| !self.disk.flushing(*t);
+        let torrents: Vec<_> = self.late.torrents().filter(over).collect();
+        for torrent in torrents {
+            let Some(mut late) = self.late.take(torrent) else { continue };
+            if !self.session.is_trading(torrent) {
+                late.record = self.record(torrent);
+            }
+            self.store(torrent, &late.info_hash, late.record);
+            for action in late.actions {
+                if let Some(action) = self.late.put(action) {
+                    self.carry_out_one(action);
+                }
+            }
+            self.carry_out();
         }
     }
 
@@ -720,6 +795,19 @@ impl Loop {
         }
         if let Err(e) = self.disk.close(torrent) {
             log::error!("{e}");
+        }
+        if let Some(state) = &mut self.state {
+            state.closed(torrent);
+        }
+    }
+
+    /// Takes the journals further, and tells the session what has become durable.
+    fn state_done(&mut self) {
+        let Some(state) = &mut self.state else { return };
+        self.disk_more |= state.folder().work();
+        while let Some(torrent) = self.state.as_mut().and_then(|s| s.turn(&self.session, &mut self.disk)) {
+            pump::synced(&mut self.session, self.now, torrent, Ok(()));
+            self.carry_out();
         }
     }
 
@@ -736,8 +824,10 @@ impl Loop {
                     }
                     pump::disk_failed(&mut self.session, self.now, torrent, &error);
                 }
-                // Nobody asks for it yet.
-                Done::Synced { .. } => {}
+                Done::Synced { torrent, result } => match (&mut self.state, result) {
+                    (Some(state), Ok(())) => state.data_synced(&self.session, &mut self.disk, torrent),
+                    (_, result) => pump::synced(&mut self.session, self.now, torrent, result),
+                },
             }
             self.carry_out();
         }

@@ -57,7 +57,7 @@ impl Session {
         };
         let (at, at_header) = match peer.decoder.want() {
             wire::Want::Payload { block, at } => {
-                if peer.receiving.is_some_and(|r| r.dropped) {
+                if peer.trade.receiving.is_some_and(|r| r.dropped) {
                     return Want::Discard { left: block.len - at };
                 }
                 run.push(block);
@@ -73,6 +73,19 @@ impl Session {
         Want::Payload { torrent: torrent.key, run, at, at_header, max }
     }
 
+    /// The torrent that `conn` owes payload to, as far as it was asked for.
+    pub fn owing(&self, conn: ConnKey) -> Option<crate::id::TorrentKey> {
+        let peer = self.conns.get(conn)?.peer()?;
+        if peer.trade.asked.is_empty() && peer.trade.receiving.is_none() { None } else { peer.torrent }
+    }
+
+    /// A disk that is behind keeps `conn` from being read: that is not the peer's fault.
+    pub fn hold(&mut self, now: Instant, conn: ConnKey) {
+        if let Some(Conn::Peer(p)) = self.conns.get_mut(conn) {
+            (p.last_in, p.last_block) = (now, now);
+        }
+    }
+
     /// How many bytes one read may bring now: a share of what the limit allows, if there is one.
     pub fn room(&self, now: Instant, conn: ConnKey) -> usize {
         let budget = usize::try_from(self.down.available(now)).unwrap_or(usize::MAX);
@@ -86,7 +99,7 @@ impl Session {
     pub fn placing(&self, conn: ConnKey) -> Option<(crate::id::TorrentKey, Block, u32)> {
         let peer = self.conns.get(conn)?.peer()?;
         match peer.decoder.want() {
-            wire::Want::Payload { block, at } if !peer.receiving.is_some_and(|r| r.dropped) => {
+            wire::Want::Payload { block, at } if !peer.trade.receiving.is_some_and(|r| r.dropped) => {
                 Some((peer.torrent?, block, at))
             }
             _ => None,
@@ -136,7 +149,7 @@ impl Session {
             return self.feed_handshake(now, conn, input);
         }
         if let wire::Want::Payload { block, at } = peer.decoder.want() {
-            if !peer.receiving.is_some_and(|r| r.dropped) {
+            if !peer.trade.receiving.is_some_and(|r| r.dropped) {
                 return Step::Place;
             }
             let n = input.len().min((block.len - at) as usize);
@@ -317,12 +330,12 @@ impl Session {
         let Some(Conn::Peer(p)) = self.conns.get_mut(conn) else { return None };
         // Metadata is little, and whoever waits for it has nothing to give before.
         if let Some(t) = p.torrent.and_then(|k| self.torrents.get(k)) {
-            while !p.info_wanted.is_empty() && p.outbox.control_len() < OUTBOX_INFO {
+            while !p.trade.info_wanted.is_empty() && p.outbox.control_len() < OUTBOX_INFO {
                 t.info_message(p);
             }
         }
         let limited = self.up.rate().is_some();
-        while let Some(block) = p.serving.front().copied() {
+        while let Some(block) = p.trade.serving.front().copied() {
             if p.outbox.payload_len() >= OUTBOX_PAYLOAD {
                 break;
             }
@@ -331,7 +344,7 @@ impl Session {
                 return Some(self.up_turns.wait(now, conn, ready));
             }
             self.up.take(now, u64::from(block.len));
-            p.serving.pop_front();
+            p.trade.serving.pop_front();
             self.stats.requests_in -= 1;
             p.outbox.push_block(block);
             if limited && self.up_turns.others(conn) > 0 {
@@ -345,7 +358,7 @@ impl Session {
     /// What to send on `conn`, in order.
     pub fn chunks(&self, conn: ConnKey) -> impl Iterator<Item = Chunk<'_>> {
         let (outbox, torrent) = match self.conns.get(conn) {
-            Some(Conn::Peer(p)) => (Some(&p.outbox), p.torrent),
+            Some(Conn::Peer(p)) => (Some(&*p.outbox), p.torrent),
             Some(Conn::Tracker(t)) => (Some(&t.outbox), Some(t.torrent)),
             None => (None, None),
         };
@@ -356,7 +369,9 @@ impl Session {
     /// Something waits to be sent.
     pub fn has_output(&self, conn: ConnKey) -> bool {
         match self.conns.get(conn) {
-            Some(Conn::Peer(p)) => !p.outbox.is_empty() || !p.serving.is_empty() || !p.info_wanted.is_empty(),
+            Some(Conn::Peer(p)) => {
+                !p.outbox.is_empty() || !p.trade.serving.is_empty() || !p.trade.info_wanted.is_empty()
+            }
             Some(Conn::Tracker(t)) => !t.outbox.is_empty(),
             None => false,
         }
@@ -369,7 +384,7 @@ impl Session {
                 p.last_out = now;
                 let sent = p.outbox.sent(n);
                 if !p.interested && !p.wants_us {
-                    p.outbox.trim();
+                    p.trim();
                 }
                 if sent.payload > 0 {
                     self.stats.sent += sent.payload;
@@ -398,7 +413,7 @@ impl Session {
 fn predict(t: &Torrent, peer: &Peer, conn: ConnKey, run: &mut Vec<Block>, max: usize) {
     let mut bytes = run.first().map_or(0, |b| b.len as usize);
     let under_way = run.first().copied();
-    for asked in &peer.asked {
+    for asked in &peer.trade.asked {
         if run.len() > peer.stride.max(1) || run.len() >= limits::RUN || bytes >= max {
             return;
         }

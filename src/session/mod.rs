@@ -332,7 +332,8 @@ impl Session {
 
     /// The shutdown is over: trackers have answered, or had their time.
     pub fn is_shut_down(&self, now: Instant) -> bool {
-        self.shutdown.is_some_and(|end| now >= end || self.torrents.iter().all(|(_, t)| t.tiers.idle()))
+        self.shutdown
+            .is_some_and(|end| now >= end || self.torrents.iter().all(|(_, t)| t.tiers.idle() && !t.is_closing()))
     }
 
     // ---------------------------------------------------------------- views
@@ -354,6 +355,11 @@ impl Session {
         let seed = |c: &&ConnKey| self.conns.get(**c).and_then(Conn::peer).is_some_and(Peer::is_seed);
         status.seeds = t.peers.iter().filter(seed).count();
         Some(status)
+    }
+
+    /// A torrent exchanges blocks with peers: it is neither stopped nor about to begin.
+    pub fn is_trading(&self, key: TorrentKey) -> bool {
+        self.torrents.get(key).is_some_and(Torrent::is_active)
     }
 
     /// A torrent's files, pad files left out; empty when there is no such torrent.
@@ -412,6 +418,9 @@ impl Session {
             Input::PieceLost { torrent, piece } => {
                 let _ = self.command(now, torrent, |t, cx| t.on_piece_lost(cx, piece));
             }
+            Input::Synced { torrent, result } => {
+                let _ = self.command(now, torrent, |t, cx| t.on_synced(cx, result));
+            }
             Input::DiskFailed { torrent, error, kind } => {
                 let _ = self.command(now, torrent, |t, cx| t.fail(cx, error, kind));
             }
@@ -447,6 +456,16 @@ impl Session {
     /// after a flush.
     pub fn record(&mut self, now: Instant, key: TorrentKey, files: Vec<Option<FileStamp>>) -> Option<Vec<u8>> {
         self.torrents.get_mut(key).map(|t| t.make_record(now, files))
+    }
+
+    /// What is known of a torrent's pieces: those that are durable, and those that are verified but may not be.
+    pub fn claims(&self, key: TorrentKey) -> Option<(&crate::bitfield::Bitfield, Vec<crate::id::PieceIndex>)> {
+        self.torrents.get(key).map(Torrent::claims)
+    }
+
+    /// Where a torrent's pieces lie in its files.
+    pub fn layout(&self, key: TorrentKey) -> Option<&std::sync::Arc<crate::torrent::layout::Layout>> {
+        self.torrents.get(key).map(|t| &t.layout)
     }
 
     fn tick(&mut self, now: Instant) {

@@ -104,32 +104,36 @@ pub(super) fn open_in(dir: BorrowedFd<'_>, name: &str, flags: libc::c_int, mode:
 /// What a folder says about the file of that name; `None` for anything but a plain file.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub(super) fn stat_in(dir: BorrowedFd<'_>, name: &str) -> Option<super::FileStat> {
-    let name = cstr(single(name).ok()?).ok()?;
-    // SAFETY: an all-zero stat is a valid one.
-    let mut s: libc::stat64 = unsafe { std::mem::zeroed() };
-    // SAFETY: `dir` is open, the name ends in NUL, and the structure is ours.
-    check(unsafe { libc::fstatat64(dir.as_raw_fd(), name.as_ptr(), &raw mut s, libc::AT_SYMLINK_NOFOLLOW) }).ok()?;
-    if s.st_mode & libc::S_IFMT != libc::S_IFREG {
-        return None;
-    }
-    let mtime_nsec = u32::try_from(s.st_mtime_nsec).unwrap_or(0);
-    #[allow(clippy::unnecessary_cast, clippy::useless_conversion)] // narrower on 32-bit targets
-    Some(super::FileStat {
-        len: u64::try_from(s.st_size).ok()?,
-        mtime: i64::from(s.st_mtime),
-        mtime_nsec,
-        inode: s.st_ino as u64,
+    use rustix::fs::{AtFlags, FileType, StatxFlags, makedev, statx};
+    let asked = StatxFlags::BASIC_STATS | StatxFlags::MNT_ID;
+    let s = match statx(dir, single(name).ok()?, AtFlags::SYMLINK_NOFOLLOW, asked) {
+        Ok(s) => s,
+        Err(rustix::io::Errno::NOSYS | rustix::io::Errno::PERM) => return stat_in_old(dir, name),
+        Err(_) => return None,
+    };
+    // Only the mount came later than the call: Linux 5.8.
+    let told = StatxFlags::from_bits_retain(s.stx_mask).contains(StatxFlags::MNT_ID);
+    (FileType::from_raw_mode(s.stx_mode.into()) == FileType::RegularFile).then(|| super::FileStat {
+        len: s.stx_size,
+        mtime: s.stx_mtime.tv_sec,
+        mtime_nsec: s.stx_mtime.tv_nsec,
+        inode: s.stx_ino,
+        device: makedev(s.stx_dev_major, s.stx_dev_minor),
+        mount: if told { s.stx_mnt_id } else { 0 },
     })
 }
 
-/// What a folder says about the file of that name; `None` for anything but a plain file.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
-pub(super) fn stat_in(dir: BorrowedFd<'_>, name: &str) -> Option<super::FileStat> {
+pub(super) use stat_in_old as stat_in;
+
+/// The same where there is no `statx`: not Linux, before 4.11, or a sandbox that has not heard of it.
+pub(super) fn stat_in_old(dir: BorrowedFd<'_>, name: &str) -> Option<super::FileStat> {
     use std::os::unix::fs::MetadataExt;
-    let file = File::from(open_in(dir, name, libc::O_RDONLY | libc::O_NONBLOCK, 0).ok()?);
+    let name = single(name).ok()?;
+    let file = File::from(openat(dir, name, libc::O_RDONLY | libc::O_NONBLOCK | libc::O_NOFOLLOW, 0).ok()?);
     let m = file.metadata().ok().filter(std::fs::Metadata::is_file)?;
     let mtime_nsec = u32::try_from(m.mtime_nsec()).unwrap_or(0);
-    Some(super::FileStat { len: m.len(), mtime: m.mtime(), mtime_nsec, inode: m.ino() })
+    Some(super::FileStat { len: m.len(), mtime: m.mtime(), mtime_nsec, inode: m.ino(), device: m.dev(), mount: 0 })
 }
 
 /// A name that cannot lead elsewhere.
@@ -310,6 +314,56 @@ pub(super) fn start_writeback(file: &File) {
     }
     #[cfg(not(any(target_os = "linux", target_os = "android")))]
     let _ = file;
+}
+
+/// Waits until a range that was written is on the device, as far as its bytes go (no metadata). Where the file system
+/// cannot, it does not wait.
+pub(super) fn wait_for_writeback(file: &File, at: u64, len: u64) {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    if let (Ok(at), Ok(len)) = (at.try_into(), len.try_into()) {
+        let flags = libc::SYNC_FILE_RANGE_WAIT_BEFORE | libc::SYNC_FILE_RANGE_WRITE | libc::SYNC_FILE_RANGE_WAIT_AFTER;
+        // SAFETY: an open descriptor and numbers.
+        unsafe { libc::sync_file_range(file.as_raw_fd(), at, len, flags) };
+    }
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    let _ = (file, at, len);
+}
+
+/// Reads as much as can be had without waiting for the disk: `EAGAIN` when that is nothing, `EOPNOTSUPP` where the file
+/// system does not say.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub(super) fn read_nowait(file: &File, at: u64, buf: &mut [u8]) -> io::Result<usize> {
+    let Ok(at) = at.try_into() else { return Err(errno(libc::EINVAL)) };
+    let part = libc::iovec { iov_base: buf.as_mut_ptr().cast(), iov_len: buf.len() };
+    // SAFETY: an open descriptor, and one region that is ours to write for the length of the call.
+    let n = unsafe { libc::preadv64v2(file.as_raw_fd(), &raw const part, 1, at, libc::RWF_NOWAIT) };
+    usize::try_from(n).map_err(|_| io::Error::last_os_error())
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+pub(super) fn read_nowait(_: &File, _: u64, _: &mut [u8]) -> io::Result<usize> {
+    Err(errno(libc::EOPNOTSUPP))
+}
+
+/// How often this thread has gone to sleep by itself, where the system counts that: a call in which it did not was not
+/// waiting for a disk, however long it took.
+pub(super) fn sleeps() -> Option<u64> {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    {
+        // SAFETY: all zeros is a value of this structure of numbers.
+        let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+        // SAFETY: the structure is ours to fill.
+        let r = unsafe { libc::getrusage(libc::RUSAGE_THREAD, &raw mut usage) };
+        (r == 0).then_some(usage.ru_nvcsw as u64)
+    }
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    None
+}
+
+/// Bytes of a page.
+pub(super) fn page_size() -> usize {
+    // SAFETY: a question without arguments.
+    usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4096)
 }
 
 /// Has the kernel forget what it has cached of a file, as far as that is clean. A hint.

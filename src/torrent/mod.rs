@@ -20,9 +20,11 @@ mod announce;
 mod blocks;
 mod check;
 pub mod choker;
+mod durable;
 mod exchange;
 mod fetch;
 mod gossip;
+pub mod journal;
 pub mod layout;
 mod metadata;
 pub mod picker;
@@ -144,6 +146,11 @@ pub struct Torrent {
     paused: bool,
     verify: bool,
     record: Option<Record>,
+    /// There is a record, and it cannot be read.
+    garbled: bool,
+    journal: Option<Vec<u8>>,
+    boot: u64,
+    safe: durable::Durable,
     priorities: Vec<Priority>,
     sequential: bool,
     /// Files to fetch, by first and last index, once it is known which there are; empty is all.
@@ -196,7 +203,7 @@ impl Torrent {
             info_hash,
             dir: add.dir,
             picker,
-            swarm: Swarm::default(),
+            swarm: Swarm::for_peers(cx.config.max_peers_torrent),
             tiers,
             known: announce::Known::default(),
             peers: Vec::new(),
@@ -231,7 +238,11 @@ impl Torrent {
             picked: Vec::new(),
             kick: false,
             timer: Instant::FAR,
+            garbled: add.resume.is_some() && record.is_none(),
             record,
+            journal: add.journal,
+            boot: add.boot,
+            safe: durable::Durable::new(0),
             layout: Arc::new(add.meta.layout()),
             meta: add.meta,
         };
@@ -262,6 +273,7 @@ impl Torrent {
     /// What follows from the metadata.
     fn set_up(&mut self, cx: &mut Cx<'_>) {
         self.layout = Arc::new(self.meta.layout());
+        self.safe = durable::Durable::new(self.layout.pieces());
         self.pads = self.layout.files().iter().any(|f| f.pad);
         let files = self.layout.files().len();
         if self.priorities.len() != files {
@@ -288,6 +300,9 @@ impl Torrent {
 
     fn open(&mut self, cx: &mut Cx<'_>) {
         self.life = Life::Opening;
+        if self.opens_later() {
+            return;
+        }
         cx.actions.push_back(Action::Open {
             torrent: self.key,
             layout: Arc::clone(&self.layout),
@@ -410,7 +425,7 @@ impl Torrent {
             return;
         }
         self.stamps = resume::Stamps::new(files);
-        let check = self.plan_check(files, cx.rng);
+        let check = self.plan_check(cx, files);
         self.life = Life::Checking(check);
         self.step_check(cx);
     }
@@ -419,7 +434,10 @@ impl Torrent {
     fn activate(&mut self, cx: &mut Cx<'_>) {
         self.life = Life::Active;
         self.record = None;
+        self.journal = None;
+        self.safe.ours = true;
         self.verify = false;
+        self.note(cx, crate::api::Note::Settled);
         self.count_missing();
         self.stamps.settle(&self.missing);
         let have = self.picker.have().count();
@@ -428,7 +446,7 @@ impl Torrent {
         self.swarm.revive(cx.now);
         if self.is_complete() {
             self.seeding_since = Some(cx.now);
-            cx.alerts.push_back(Alert::Finished { torrent: self.key });
+            self.finish(cx);
         }
         self.mark_dirty(cx);
         self.adopt_all(cx);
@@ -483,6 +501,9 @@ impl Torrent {
 
     /// Closes its peers, takes leave of its trackers, saves its record and closes its files.
     pub(crate) fn stop(&mut self, cx: &mut Cx<'_>, error: Option<(String, ErrorKind)>, why: CloseReason) {
+        if error.is_some() {
+            self.forget_volatile(cx);
+        }
         let was = std::mem::replace(&mut self.life, Life::Stopped(error));
         let keys: Vec<_> = cx
             .conns
@@ -502,9 +523,9 @@ impl Torrent {
         match was {
             Life::Active => {
                 self.save(cx);
-                cx.actions.push_back(Action::CloseFiles { torrent: self.key });
+                self.close_files(cx);
             }
-            Life::Opening | Life::Checking(_) => cx.actions.push_back(Action::CloseFiles { torrent: self.key }),
+            Life::Opening | Life::Checking(_) => self.close_files(cx),
             Life::Fetching(_) | Life::Stopped(_) => {}
         }
     }
@@ -528,6 +549,7 @@ impl Torrent {
         let files = self.stamps.renew(files, &self.missing);
         let record = Record {
             have: self.picker.have().to_wire(),
+            durable: Some(self.safe.pieces.to_wire()),
             files,
             partial: self.picker.partials().collect(),
             peers: self.swarm.worth_keeping(50).collect(),
@@ -537,7 +559,8 @@ impl Torrent {
             seeding_for: self.seeding_for(now).as_secs(),
         };
         let bytes = record.encode();
-        if matches!(self.life, Life::Stopped(_)) {
+        // It may be about to begin again, when a slow disk took its time.
+        if matches!(self.life, Life::Stopped(_) | Life::Opening) {
             self.record = Some(record);
         }
         bytes
@@ -547,7 +570,7 @@ impl Torrent {
 
     /// When it wants to be ticked next.
     pub(crate) fn deadline(&self, now: Instant, config: &Config) -> Option<Instant> {
-        let mut at = self.tiers.deadline();
+        let mut at = earlier(self.tiers.deadline(), self.safe.deadline(config));
         if self.is_active() {
             at = earlier(at, self.save_at);
             if !self.peers.is_empty() {
@@ -570,6 +593,7 @@ impl Torrent {
     /// Does whatever is due.
     pub(crate) fn tick(&mut self, cx: &mut Cx<'_>) {
         self.announce_due(cx);
+        self.sync_when_due(cx);
         self.fetch_more(cx);
         if !self.is_active() {
             return;
@@ -608,7 +632,7 @@ impl Torrent {
     }
 
     fn check_goal(&mut self, cx: &mut Cx<'_>) {
-        if self.seeding_since.is_none() || self.goal_reached {
+        if self.seeding_since.is_none() || self.goal_reached || !self.safe.is_settled() {
             return;
         }
         let status = self.status(cx.now);
@@ -693,6 +717,7 @@ impl Torrent {
                 had += self.file_have(i, have);
             }
         }
+        let durable = had - self.safe.volatile().map(|p| self.wanted_of(p)).sum::<u64>().min(had);
         let rate_down = self.rate_down.get(now);
         let eta = (rate_down > 0 && had < wanted).then(|| Duration::from_secs((wanted - had) / rate_down));
         Status {
@@ -704,6 +729,7 @@ impl Torrent {
             size,
             wanted,
             have: had,
+            durable,
             downloaded: self.downloaded,
             uploaded: self.uploaded,
             wasted: self.wasted,
@@ -719,6 +745,21 @@ impl Torrent {
             goal_reached: self.goal_reached,
             has_metadata: self.is_known(),
         }
+    }
+
+    /// Payload of a piece in selected files.
+    fn wanted_of(&self, piece: PieceIndex) -> u64 {
+        let spans = self.layout.spans(self.layout.piece_offset(piece), u64::from(self.layout.piece_size(piece)));
+        spans.filter(|s| !s.pad && self.priorities[s.file.idx()] != Priority::Skip).map(|s| s.len).sum()
+    }
+
+    pub(crate) fn claims(&self) -> (&Bitfield, Vec<PieceIndex>) {
+        (&self.safe.pieces, self.safe.volatile().collect())
+    }
+
+    /// Its files are still to be synced and closed.
+    pub(crate) fn is_closing(&self) -> bool {
+        self.safe.is_closing()
     }
 
     fn file_have(&self, i: usize, have: &Bitfield) -> u64 {
@@ -758,10 +799,10 @@ impl Torrent {
             assert_eq!(p.wanted_pieces as usize, wanted, "pieces we want of {conn:?}");
             assert_eq!(p.interested, wanted > 0, "interest in {conn:?}");
             let requested = self.picker.requested_at(conn);
-            assert!(requested as usize <= p.asked.len(), "{requested} requests at {conn:?}: {:?}", p.asked);
+            assert!(requested as usize <= p.trade.asked.len(), "{requested} requests at {conn:?}: {:?}", p.trade.asked);
             out += requested;
             assert_eq!(p.tag.and_then(|t| self.swarm.conn(t)), Some(conn), "the address of {conn:?}");
-            if let Some(r) = p.receiving.filter(|r| !r.dropped).and_then(|r| self.block_ref(&r.block)) {
+            if let Some(r) = p.trade.receiving.filter(|r| !r.dropped).and_then(|r| self.block_ref(&r.block)) {
                 assert_eq!(self.picker.lease_of(r), Some(conn), "{r:?} is arriving");
             }
         }

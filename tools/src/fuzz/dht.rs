@@ -56,7 +56,7 @@ pub(super) fn krpc(data: &[u8]) {
             assert!(r.token.is_none_or(|t| t.len() <= limits::DHT_TOKEN_IN));
             let room = usize::from(*which) * 6;
             let (nodes6, nodes) = r.nodes.iter().partition(|c| c.addr.is_ipv6());
-            let to = SocketAddr::from(if v6 { ([0u16; 8], 7).into() } else { SocketAddr::from(([0; 4], 7)) });
+            let to = if v6 { SocketAddr::from(([0u16; 8], 7)) } else { SocketAddr::from(([0u8; 4], 7)) };
             let reply =
                 Reply { id: r.id, to, tid: message.tid, token: r.token, nodes, nodes6, values: r.values.clone() };
             let Some(bytes) = reply.encode(room) else { return };
@@ -197,7 +197,7 @@ fn step(w: &mut World, b: &mut Bytes<'_>) {
             let (from, n) = (addr(b.u8()), usize::from(b.u8()));
             let raw = b.take(n);
             w.dht.handle(now, from, raw);
-            return w.drain(Some((from.ip().to_canonical(), from.port()).into()).map(|from| (from, n)));
+            return w.drain(Some((SocketAddr::new(from.ip().to_canonical(), from.port()), n)));
         }
         9..=11 => return ask(w, b),
         _ => answer(w, b),

@@ -10,11 +10,11 @@ use std::sync::{Mutex, PoisonError};
 use btmio::sim::{Plain, run_plain};
 use btmio::time::Duration;
 
-const LEECHERS: [u32; 3] = [1, 8, 32];
+const LEECHERS: [u32; 3] = [1, 4, 16];
 const LATENCY_MS: [u64; 3] = [5, 50, 250];
 const LOSS_PERMILLE: [u32; 3] = [0, 10, 50];
 /// Swarms of each kind: their times are averaged.
-const SEEDS: u64 = 3;
+const SEEDS: u64 = 2;
 /// Slower by so many percent: one line, and all together.
 const TOLERANCE: (f64, f64) = (30.0, 8.0);
 
