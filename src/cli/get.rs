@@ -122,10 +122,12 @@ struct Run<'a> {
 pub(super) fn get(opts: &Get, common: &Common) -> Result<u8, Failure> {
     let (loaded, mut code) = load_all(opts, common)?;
     let peers = resolve(&opts.peers, opts.bind.is_empty() && opts.device.is_none())?;
+    let blocked = load::blocklists(&opts.blocklists)?;
     let mut lp = Loop::new(config(opts)).map_err(|e| Failure::new(code_of(&e), escape(&e.to_string())))?;
     let signals =
         Source::new(&mut lp).map_err(|e| Failure::new(exit::ERROR, format!("cannot watch for signals: {e}")))?;
     super::confine::confine(opts.sandbox);
+    lp.command(|s, now| s.set_blocklist(now, blocked));
     let start = lp.now();
     let abilities = term::abilities();
     let show = match abilities.redraw {
@@ -224,6 +226,7 @@ fn config(opts: &Get) -> LoopConfig {
         bind: opts.bind.clone(),
         device: opts.device.clone(),
         state_dir: state_dir(),
+        tls_roots: std::env::var_os("SSL_CERT_FILE").filter(|path| !path.is_empty()).map(Into::into),
     };
     config.with_memory(opts.memory.unwrap_or_else(super::memory::budget))
 }

@@ -13,8 +13,8 @@
 //! minutes, and which of the torrents that are heard of are ours. Sans-IO; the driver knows the groups and
 //! the interfaces.
 //!
-//! Anybody on the network can send anything in anybody's name, so no more than [`HEARD`] messages a second are
-//! read, and no more than one address a second is taken, [`BURST`] at once.
+//! Anybody on the network can send anything in anybody's name, so no more than 50 messages a second are
+//! read, and no more than one address a second is taken, five at once.
 //!
 //! Read leniently: header names in any case, in any order, lines that end in LF, further headers; wrong ones are passed
 //! over. Not here: private torrents (the caller never passes one), and whether the address is dialled.

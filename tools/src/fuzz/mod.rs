@@ -25,6 +25,7 @@ pub type Target = fn(&[u8]);
 pub const TARGETS: [(&str, Target); 23] = [
     ("arguments", text::arguments),
     ("bencode", bencode),
+    ("blocklist", text::blocklist),
     ("decoder", decoder),
     ("dht", dht::node),
     ("dns", text::dns),

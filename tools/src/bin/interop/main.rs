@@ -16,6 +16,7 @@ mod binding;
 mod clients;
 mod finding;
 mod http;
+mod https;
 mod large;
 mod scenarios;
 mod trackers;

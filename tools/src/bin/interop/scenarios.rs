@@ -30,10 +30,7 @@ pub(crate) fn names() -> Vec<String> {
     let both = |c: &Client| [format!("{}-to-btmio", c.name()), format!("btmio-to-{}", c.name())];
     let magnets = |c: &Client| [format!("magnet-{}-to-btmio", c.name()), format!("magnet-btmio-to-{}", c.name())];
     let dht = |c: &Client| [format!("dht-{}-to-btmio", c.name()), format!("dht-btmio-to-{}", c.name())];
-    let lsd = |c: &Client| [format!("lsd-{}-to-btmio", c.name()), format!("lsd-btmio-to-{}", c.name())];
     let rest = [
-        "lsd6-libtorrent-to-btmio",
-        "lsd6-btmio-to-libtorrent",
         "magnet-peer",
         "magnet-kept",
         "metadata-only",
@@ -43,11 +40,12 @@ pub(crate) fn names() -> Vec<String> {
         "pex-to-transmission",
         "opentracker",
         "opentracker-udp",
+        // Not "bind", nor "lsd-A-to-B" and "lsd6-A-to-B" with a client of FINDERS and btmio: run by name.
+        // Not "https" and "https-nginx": run by name, the latter where nginx is.
         // Not "opentracker-udp6": Debian's opentracker has no IPv6. It is run by name where a build has it.
         "udp",
         "udp6",
         "scrape",
-        "bind",
         "mixed",
         "resume",
         "large",
@@ -57,7 +55,7 @@ pub(crate) fn names() -> Vec<String> {
         "tracker-self",
     ];
     let all = OTHERS.iter().flat_map(both).chain(OTHERS.iter().flat_map(magnets));
-    all.chain(FINDERS.iter().flat_map(dht)).chain(FINDERS.iter().flat_map(lsd)).chain(rest.map(str::to_owned)).collect()
+    all.chain(FINDERS.iter().flat_map(dht)).chain(rest.map(str::to_owned)).collect()
 }
 
 /// Runs one scenario, or `A-to-B` for any two clients; what was shown, or what went wrong.
@@ -77,6 +75,8 @@ pub(crate) fn run(name: &str, world: &World) -> Result<String, String> {
         "pex-libtorrent" => world.pex(Client::Libtorrent, Client::Libtorrent, Client::Btmio),
         "pex-to-libtorrent" => world.pex(Client::Btmio, Client::Btmio, Client::Libtorrent),
         "pex-to-transmission" => world.pex(Client::Btmio, Client::Btmio, Client::Transmission),
+        "https" => world.https(),
+        "https-nginx" => world.https_nginx(),
         "scrape" => world.scrape(),
         "bind" => world.bound(),
         "mixed" => world.mixed(),
@@ -114,7 +114,7 @@ fn pair(name: &str) -> Result<(Client, Client), String> {
 }
 
 impl World {
-    fn hash(&self) -> [u8; 20] {
+    pub(crate) fn hash(&self) -> [u8; 20] {
         self.payload.info_hash()
     }
 
@@ -126,18 +126,23 @@ impl World {
         Tracker::ours(&self.hash(), Options::default(), over)
     }
 
-    fn opentracker(&self, over: Over) -> Result<Tracker, String> {
+    pub(crate) fn opentracker(&self, over: Over) -> Result<Tracker, String> {
         Tracker::open(&self.dir, &self.hash(), over)
     }
 
+    /// This world.
+    pub(crate) fn on_v4(&self) -> Self {
+        Self { dir: self.dir.clone(), payload: Payload::interop(), net: self.net }
+    }
+
     /// The same with clients on IPv6 addresses. btmio and libtorrent only.
-    fn over_v6(&self) -> Self {
+    pub(crate) fn over_v6(&self) -> Self {
         self.on("fd77::")
     }
 
     /// The same with clients on other addresses.
     fn on(&self, net: &'static str) -> Self {
-        Self { dir: self.dir.clone(), payload: Payload::interop(), net }
+        Self { net, ..self.on_v4() }
     }
 
     /// Writes a `.torrent` with these tracker tiers.
@@ -161,20 +166,9 @@ impl World {
         let (dir, home) = (self.dir.join(format!("{n}-data")), self.dir.join(format!("{n}-{}", client.name())));
         std::fs::create_dir_all(&dir).map_err(|e| e.to_string())?;
         let (torrent, ip) = (torrent.to_owned(), format!("{}{n}", self.net));
-        Ok(Job {
-            client,
-            role,
-            ip,
-            torrent,
-            dir,
-            home,
-            pex: false,
-            dht: Vec::new(),
-            host: None,
-            lsd: false,
-            up_limit: 0,
-            extra: Vec::new(),
-        })
+        let (pex, dht, lsd, host) = (false, Vec::new(), false, None);
+        let (up_limit, roots, extra) = (0, None, Vec::new());
+        Ok(Job { client, role, ip, torrent, dir, home, pex, dht, lsd, host, up_limit, roots, extra })
     }
 
     /// Starts a client and waits until the tracker knows of it, as a seed or as a leech.
