@@ -556,6 +556,12 @@ pub enum Action {
         /// Give the SHA-1 of each block too, to find out who sent bad ones.
         blocks: bool,
     },
+    /// Send the first message to the IPv4 group of [`lan::lsd`](crate::lan::lsd), the second to that of IPv6, on every
+    /// interface in use.
+    Multicast {
+        /// The messages.
+        messages: [Vec<u8>; 2],
+    },
     /// This block will be served soon.
     Prefetch {
         /// The torrent.

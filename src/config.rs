@@ -43,6 +43,9 @@ pub struct Config {
     pub sync_interval: Duration,
     /// The distributed hash table; `None`, as by default, is none.
     pub dht: Option<DhtConfig>,
+    /// Peers on the local network find each other by multicast (BEP 14); off by default, since it speaks up in
+    /// whatever network the host is in.
+    pub lsd: bool,
 }
 
 /// How the DHT node behaves (BEP 5).
@@ -81,6 +84,7 @@ impl Default for Config {
             sync_bytes: 4 << 20,
             sync_interval: Duration::from_secs(2),
             dht: None,
+            lsd: false,
         }
     }
 }

@@ -93,6 +93,7 @@ pub mod dht;
 pub mod error;
 pub mod http;
 pub mod id;
+pub mod lan;
 pub mod lazy;
 pub mod metainfo;
 pub mod net;

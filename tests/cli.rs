@@ -35,9 +35,9 @@ impl Folder {
 
     fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_btmio"));
-        // No test calls at well-known nodes; the other commands have no such option.
+        // No test calls at well-known nodes, or is heard in the network; the other commands have no such options.
         if !args.iter().any(|a| ["show", "check"].contains(a)) {
-            command.arg("--no-dht");
+            command.args(["--no-dht", "--no-lsd"]);
         }
         command.args(args).current_dir(&self.0).env("XDG_STATE_HOME", self.0.join("state")).env_remove("HOME");
         command.env_remove("STATE_DIRECTORY").stdin(Stdio::null());

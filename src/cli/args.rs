@@ -89,6 +89,8 @@ pub(super) struct Get {
     pub(super) timeout: Option<Duration>,
     pub(super) port: PortChoice,
     pub(super) bind: Vec<IpAddr>,
+    /// The one network interface to use.
+    pub(super) device: Option<String>,
     pub(super) up: Option<u64>,
     pub(super) down: Option<u64>,
     pub(super) max_peers: Option<usize>,
@@ -99,6 +101,8 @@ pub(super) struct Get {
     pub(super) no_tracker: bool,
     /// The DHT is used, beginning at these nodes; at the well-known ones if there are none. `None`: it is not.
     pub(super) dht: Option<Vec<HostPort>>,
+    /// Peers on the local network are found by multicast.
+    pub(super) lsd: bool,
     pub(super) verify: bool,
     /// Give up privileges that are not needed.
     pub(super) sandbox: bool,
@@ -240,7 +244,7 @@ const TABLE: &[Row] = &[
     row("", "seed-time", "T", GET, TIME),
     row("", "timeout", "T", GET, "give up after T without progress (seconds, or 5m 2h)"),
     row("p", "port", "N[-M]", GET, PORT),
-    row("", "bind", "ADDR", GET, "use only this address of this machine; repeatable"),
+    row("", "bind", "ADDR|IFACE", GET, "use only this address or network interface of this\nmachine, for everything; addresses are repeatable"),
     row("U", "up", "RATE", GET, "upload at most so many bytes/s: 500K, 2M, 0 = no limit"),
     row("D", "down", "RATE", GET, "download at most so many bytes/s"),
     row("", "max-peers", "N", GET, "hold at most so many connections"),
@@ -250,6 +254,7 @@ const TABLE: &[Row] = &[
     row("", "no-tracker", "", GET, "do not use the torrent's own trackers"),
     row("", "no-dht", "", GET, "do not find peers through the DHT"),
     row("", "dht-bootstrap", "HOST:PORT", GET, "begin the DHT at this node; repeatable"),
+    row("", "no-lsd", "", GET, "do not find peers on the local network (LSD)"),
     row("", "memory", "SIZE", GET, MEMORY),
     row("", "storage", "HOW", GET | CHECK, "file access: auto, map or io"),
     row("", "no-sandbox", "", GET, "give up no privileges"),
@@ -377,6 +382,7 @@ fn get(given: &Given, operands: Vec<OsString>, probe: &dyn Fn(&Path) -> Probe) -
     if let Some(file) = torrents.iter().find(is_file).filter(|_| metadata_only) {
         return Err(UsageError::new("--metadata-only", "magnet links or info hashes").got(file.to_string()));
     }
+    let (bind, device) = bound(given.values("bind", |s| Ok(s.to_owned()))?)?;
     // Naming one goal means that goal: the other's default would only surprise.
     let ratio = given.value("seed-ratio", ratio)?;
     let time = given.value("seed-time", |s| goal(s, 60.0))?;
@@ -396,7 +402,8 @@ fn get(given: &Given, operands: Vec<OsString>, probe: &dyn Fn(&Path) -> Probe) -
         timeout: given
             .value("timeout", |s| duration(s, 1.0).filter(|t| !t.is_zero()).ok_or("a time, as 30, 90s or 5m"))?,
         port: given.value("port", ports)?.unwrap_or(PortChoice::Range(6881, 6999)),
-        bind: given.values("bind", |s| s.parse().map_err(|_| "an IP address of this machine"))?,
+        bind,
+        device,
         up: given.value("up", rate)?.flatten(),
         down: given.value("down", rate)?.flatten(),
         blocklists: given.paths("blocklist")?,
@@ -405,6 +412,7 @@ fn get(given: &Given, operands: Vec<OsString>, probe: &dyn Fn(&Path) -> Probe) -
         trackers: given.values("tracker", tracker)?,
         no_tracker: given.flag("no-tracker"),
         dht: Some(given.values("dht-bootstrap", host_port)?).filter(|_| !given.flag("no-dht")),
+        lsd: !given.flag("no-lsd"),
         verify: given.flag("verify"),
         sandbox: !given.flag("no-sandbox"),
         storage: given.value("storage", backend)?.unwrap_or_default(),
@@ -651,6 +659,27 @@ fn host_port(text: &str) -> Result<HostPort, &'static str> {
         None => host,
     };
     Ok(HostPort { host: host.into(), port })
+}
+
+/// Addresses and at most one interface. One that is not there is found out later.
+fn bound(given: Vec<String>) -> Result<(Vec<IpAddr>, Option<String>), UsageError> {
+    let (mut ips, mut device) = (Vec::new(), None);
+    for text in given {
+        // A scope behind an address, or a name that no interface can have.
+        let is_name =
+            (1..16).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic() && !b"/:%".contains(&b));
+        match text.parse::<IpAddr>() {
+            Ok(ip) => ips.push(ip),
+            Err(_) if !is_name || text.bytes().all(|b| b.is_ascii_digit() || b == b'.') => {
+                return Err(UsageError::new("--bind", "an IP address or a network interface of this machine").got(text));
+            }
+            Err(_) if device.as_ref().is_some_and(|d| *d != text) => {
+                return Err(UsageError::new("--bind", "one network interface").got(text));
+            }
+            Err(_) => device = Some(text),
+        }
+    }
+    Ok((ips, device))
 }
 
 fn tracker(text: &str) -> Result<String, &'static str> {

@@ -121,7 +121,7 @@ struct Run<'a> {
 /// What keeps the run from starting at all.
 pub(super) fn get(opts: &Get, common: &Common) -> Result<u8, Failure> {
     let (loaded, mut code) = load_all(opts, common)?;
-    let peers = resolve(&opts.peers)?;
+    let peers = resolve(&opts.peers, opts.bind.is_empty() && opts.device.is_none())?;
     let blocked = load::blocklists(&opts.blocklists)?;
     let mut lp = Loop::new(config(opts)).map_err(|e| Failure::new(code_of(&e), escape(&e.to_string())))?;
     let signals =
@@ -188,10 +188,15 @@ fn load_all(opts: &Get, common: &Common) -> Result<(Vec<Loaded>, u8), Failure> {
     if all.is_empty() { Err(Failure::new(code, "none of the torrents can be used")) } else { Ok((all, code)) }
 }
 
-/// Addresses of `--peer`. Names are looked up here, before the loop runs, where waiting does no harm.
-fn resolve(peers: &[HostPort]) -> Result<Vec<SocketAddr>, Failure> {
+/// Addresses of `--peer`. Names are looked up here, before the loop runs, where waiting does no harm; but only
+/// when it does not matter which way the question goes.
+fn resolve(peers: &[HostPort], any_way: bool) -> Result<Vec<SocketAddr>, Failure> {
     let mut out = Vec::new();
     for HostPort { host, port } in peers {
+        if !any_way && host.parse::<IpAddr>().is_err() && host != "localhost" {
+            let text = format!("--peer: wanted an IP address, since --bind is given, got '{}'", escape(host));
+            return Err(Failure::new(exit::USAGE, text));
+        }
         let found = (host.as_str(), *port)
             .to_socket_addrs()
             .map_err(|e| Failure::new(exit::NETWORK, format!("--peer: {}: {e}", escape(host))))?;
@@ -201,7 +206,7 @@ fn resolve(peers: &[HostPort]) -> Result<Vec<SocketAddr>, Failure> {
 }
 
 fn config(opts: &Get) -> LoopConfig {
-    let mut session = Config { up_limit: opts.up, down_limit: opts.down, ..Config::default() };
+    let mut session = Config { up_limit: opts.up, down_limit: opts.down, lsd: opts.lsd, ..Config::default() };
     if let Some(n) = opts.max_peers {
         session.max_peers = n;
         session.max_peers_torrent = n;
@@ -219,6 +224,7 @@ fn config(opts: &Get) -> LoopConfig {
         storage: StorageConfig { backend: opts.storage, lane: opts.lane, ..StorageConfig::default() },
         port: opts.port,
         bind: opts.bind.clone(),
+        device: opts.device.clone(),
         state_dir: state_dir(),
         tls_roots: std::env::var_os("SSL_CERT_FILE").filter(|path| !path.is_empty()).map(Into::into),
     };

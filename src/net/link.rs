@@ -2,12 +2,13 @@
 //! readiness.
 
 use std::io::{self, Read};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::fd::AsFd;
 
 use mio::net::TcpStream;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::Type;
 
+use super::bound::Bound;
 use super::tls::Tls;
 use crate::id::ConnKey;
 use crate::pump::Stream;
@@ -55,15 +56,8 @@ impl Link {
     }
 
     /// Begins to connect, from our own address of that family if there is one.
-    pub(super) fn dial(conn: ConnKey, addr: SocketAddr, bind: &[IpAddr]) -> io::Result<Self> {
-        let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
-        socket.set_nonblocking(true)?;
-        if !bind.is_empty() {
-            let own = bind.iter().find(|ip| ip.is_ipv4() == addr.is_ipv4());
-            let own =
-                own.ok_or_else(|| io::Error::new(io::ErrorKind::AddrNotAvailable, "no own address of that family"))?;
-            socket.bind(&SocketAddr::new(*own, 0).into())?;
-        }
+    pub(super) fn dial(conn: ConnKey, addr: SocketAddr, bound: &Bound) -> io::Result<Self> {
+        let socket = bound.outgoing(addr.is_ipv6(), Type::STREAM)?;
         match socket.connect(&addr.into()) {
             Ok(()) => {}
             Err(e) if e.raw_os_error() == Some(libc::EINPROGRESS) => {}

@@ -1,13 +1,14 @@
 //! Listening for peers: one socket a family, both on the same port.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 
 use mio::net::{TcpListener, TcpStream};
 use mio::{Interest, Registry, Token};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::Type;
 
 use super::PortChoice;
+use super::bound::Bound;
 use crate::error::Error;
 
 /// Connections that wait to be accepted.
@@ -19,14 +20,14 @@ pub(super) struct Listeners {
 }
 
 impl Listeners {
-    pub(super) fn open(choice: PortChoice, bind: &[IpAddr]) -> Result<Self, Error> {
+    pub(super) fn open(choice: PortChoice, bound: &Bound) -> Result<Self, Error> {
         let (first, last) = match choice {
             PortChoice::Exact(p) => (p, p),
             PortChoice::Range(a, b) => (a.min(b), a.max(b)),
         };
         let mut last_error = None;
         for port in first..=last {
-            match open_all(port, bind) {
+            match open_all(port, bound) {
                 Ok((sockets, port)) => return Ok(Self { sockets, port }),
                 Err(e) => last_error = Some(e),
             }
@@ -65,20 +66,18 @@ impl Listeners {
 
 type Opened = Result<(Vec<TcpListener>, u16), (SocketAddr, io::Error)>;
 
-fn open_all(port: u16, bind: &[IpAddr]) -> Opened {
-    let any = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
-    let ips = if bind.is_empty() { &any[..] } else { bind };
+fn open_all(port: u16, bound: &Bound) -> Opened {
     let mut sockets = Vec::new();
     let mut chosen = port;
-    for ip in ips {
-        let addr = SocketAddr::new(*ip, chosen);
-        match open_one(addr) {
+    for ip in bound.listening() {
+        let addr = SocketAddr::new(ip, chosen);
+        match open_one(addr, bound) {
             Ok(socket) => {
                 chosen = socket.local_addr().map_err(|e| (addr, e))?.port();
                 sockets.push(socket);
             }
             // A machine without IPv6 is served by IPv4 alone.
-            Err(e) if bind.is_empty() && !sockets.is_empty() && e.kind() != io::ErrorKind::AddrInUse => {
+            Err(e) if bound.ips.is_empty() && !sockets.is_empty() && e.kind() != io::ErrorKind::AddrInUse => {
                 log::info!("not listening on {addr}: {e}");
             }
             Err(e) => return Err((addr, e)),
@@ -87,13 +86,9 @@ fn open_all(port: u16, bind: &[IpAddr]) -> Opened {
     Ok((sockets, chosen))
 }
 
-fn open_one(addr: SocketAddr) -> io::Result<TcpListener> {
-    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_nonblocking(true)?;
+fn open_one(addr: SocketAddr, bound: &Bound) -> io::Result<TcpListener> {
+    let socket = bound.socket(addr.is_ipv6(), Type::STREAM)?;
     socket.set_reuse_address(true)?;
-    if addr.is_ipv6() {
-        socket.set_only_v6(true)?;
-    }
     socket.bind(&addr.into())?;
     socket.listen(BACKLOG)?;
     Ok(TcpListener::from_std(socket.into()))

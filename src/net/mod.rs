@@ -9,9 +9,12 @@
 //!
 //! It keeps each torrent's resume record in the state folder, if it has one.
 
+mod bound;
+mod interfaces;
 mod late;
 mod link;
 mod listen;
+mod lsd;
 pub mod resolve;
 mod room;
 mod state;
@@ -40,9 +43,11 @@ use crate::state::Keeper;
 use crate::storage::helper::Helper;
 use crate::storage::{Disk, Done, OpenSpec, Storage, StorageConfig};
 use crate::time::{Duration, Instant, earlier};
+use bound::Bound;
 use late::AllLate;
 use link::Link;
 use listen::Listeners;
+use lsd::Groups;
 use resolve::{DnsResolver, Resolve};
 use state::StateDir;
 pub use turns::TurnTimes;
@@ -56,8 +61,10 @@ const LISTEN_FIRST: usize = DNS_FIRST + DNS_COUNT;
 const LISTEN_COUNT: usize = 64;
 const UDP_FIRST: usize = LISTEN_FIRST + LISTEN_COUNT;
 const UDP_COUNT: usize = 2;
+const LSD_FIRST: usize = UDP_FIRST + UDP_COUNT;
+const LSD_COUNT: usize = 2;
 /// The helper is through with something.
-const HELPER: usize = UDP_FIRST + UDP_COUNT;
+const HELPER: usize = LSD_FIRST + LSD_COUNT;
 const FOREIGN_FIRST: usize = HELPER + 1;
 
 /// Bytes hashed and written in one turn.
@@ -66,6 +73,8 @@ const WORK: usize = 4 << 20;
 const DISK_PATIENCE: Duration = Duration::from_secs(10);
 /// Datagrams received in one turn.
 const DATAGRAMS: usize = 256;
+/// Those of the local groups.
+const MULTICASTS: usize = 32;
 /// Descriptors ran out: nothing is accepted for so long.
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 /// Connections accepted in one turn, so that a storm of them does not keep peers waiting.
@@ -94,8 +103,11 @@ pub struct LoopConfig {
     pub storage: StorageConfig,
     /// Where peers can dial us.
     pub port: PortChoice,
-    /// Our own addresses, at most one a family; empty is all of both families.
+    /// Our own addresses, at most one a family; empty is all of both families. Peers, trackers, the DHT, the local
+    /// network and name lookups use them and no others.
     pub bind: Vec<IpAddr>,
+    /// The one network interface that all of these use; `None` is any. When it is gone there is no network.
+    pub device: Option<String>,
     /// Where resume records are kept; without one nothing is remembered.
     pub state_dir: Option<PathBuf>,
     /// Certificates (PEM) of those who are trusted to vouch for `https://` trackers; `None` is the system's. Read
@@ -110,6 +122,7 @@ impl Default for LoopConfig {
             storage: StorageConfig::default(),
             port: PortChoice::Range(6881, 6999),
             bind: Vec::new(),
+            device: None,
             state_dir: None,
             tls_roots: None,
         }
@@ -170,8 +183,9 @@ pub struct Loop {
     listeners: Listeners,
     accept_again: Option<Instant>,
     udp: Datagrams,
+    groups: Option<Groups>,
     turns: TurnTimes,
-    bind: Vec<IpAddr>,
+    bound: Bound,
     resolver: DnsResolver,
     tls: tls::Connector,
     state: Option<Keeper<StateDir>>,
@@ -194,14 +208,17 @@ impl Loop {
         let mut seed = [0; 32];
         getrandom::fill(&mut seed).map_err(|e| Error::Io(io::Error::other(e.to_string())))?;
         let poll = Poll::new()?;
-        let mut listeners = Listeners::open(config.port, &config.bind)?;
+        let bound = Bound { ips: config.bind, device: config.device };
+        let mut listeners = Listeners::open(config.port, &bound)?;
         listeners.register(poll.registry(), LISTEN_FIRST)?;
-        let mut udp = Datagrams::open(listeners.port(), &config.bind);
+        let mut udp = Datagrams::open(listeners.port(), &bound);
         udp.register(poll.registry(), UDP_FIRST)?;
+        let groups = config.session.lsd.then(|| Groups::open(&bound, poll.registry(), LSD_FIRST));
         let mut session = Session::new(config.session, seed);
         session.set_port(listeners.port());
         let word = u64::from_le_bytes(seed[..8].try_into().expect("eight bytes"));
-        let resolver = DnsResolver::new(poll.registry().try_clone()?, DNS_FIRST, DNS_COUNT, word.rotate_left(17))?;
+        let mut resolver = DnsResolver::new(poll.registry().try_clone()?, DNS_FIRST, DNS_COUNT, word.rotate_left(17))?;
+        resolver.bind_to(bound.clone());
         let helper = match config.storage.helper {
             true => {
                 let waker = Waker::new(poll.registry(), Token(HELPER))?;
@@ -229,8 +246,9 @@ impl Loop {
             listeners,
             accept_again: None,
             udp,
+            groups,
             turns: TurnTimes::default(),
-            bind: config.bind,
+            bound,
             resolver,
             tls: tls::Connector::new(config.tls_roots),
             state,
@@ -348,9 +366,14 @@ impl Loop {
         self.foreign.pop_front()
     }
 
+    /// There are datagrams to receive.
+    fn hears(&self) -> bool {
+        self.udp.is_ready() || self.groups.as_ref().is_some_and(Groups::is_ready)
+    }
+
     /// How long the next turn may wait; `None` is for ever.
     pub fn timeout(&self) -> Option<Duration> {
-        if !self.ready.is_empty() || self.disk_more || self.udp.is_ready() {
+        if !self.ready.is_empty() || self.disk_more || self.hears() {
             return Some(Duration::ZERO);
         }
         let at = earlier(self.session.poll_timeout(), self.resolver.deadline());
@@ -390,6 +413,12 @@ impl Loop {
             let Some((from, data)) = self.udp.recv() else { break };
             self.session.handle_datagram(self.now, from, data);
         }
+        if let Some(groups) = &mut self.groups {
+            for _ in 0..MULTICASTS {
+                let Some((from, data)) = groups.recv() else { break };
+                self.session.handle_multicast(self.now, from, data);
+            }
+        }
         if self.session.poll_timeout().is_some_and(|at| at <= self.now) {
             self.session.handle(self.now, Input::Tick);
         }
@@ -404,7 +433,7 @@ impl Loop {
         self.state_done();
         let more = !self.ready.is_empty()
             || self.disk_more
-            || self.udp.is_ready()
+            || self.hears()
             || self.accept_again.is_some_and(|at| at <= self.now);
         let end = u64::try_from(self.start.elapsed().as_micros()).unwrap_or(u64::MAX);
         self.turns.add(Instant::from_micros(end) - self.now);
@@ -416,6 +445,11 @@ impl Loop {
             token if token >= FOREIGN_FIRST => self.foreign.push_back(event.token()),
             // The disk is asked every turn.
             HELPER => {}
+            token if token >= LSD_FIRST => {
+                if let Some(groups) = &mut self.groups {
+                    groups.on_ready(token - LSD_FIRST);
+                }
+            }
             token if token >= UDP_FIRST => self.udp.on_ready(token - UDP_FIRST),
             token if token >= LISTEN_FIRST => self.accept_all(),
             token if token >= DNS_FIRST => self.resolver.on_ready(self.now, event.token()),
@@ -575,7 +609,7 @@ impl Loop {
 
     fn connect(&mut self, conn: ConnKey, addr: std::net::SocketAddr, tls: Option<&str>) {
         let tls = tls.map(|host| self.tls.connect(host)).transpose();
-        let link = tls.and_then(|tls| Ok(Link::dial(conn, addr, &self.bind)?.with_tls(tls)));
+        let link = tls.and_then(|tls| Ok(Link::dial(conn, addr, &self.bound)?.with_tls(tls)));
         let done = link.and_then(|link| self.attach(link));
         if let Err(e) = done {
             let text = e.to_string();
@@ -637,6 +671,11 @@ impl Loop {
                         true => self.disk.recheck(torrent, piece, expected),
                         false => self.disk.hash(torrent, piece, expected, blocks),
                     }
+                }
+            }
+            Action::Multicast { messages } => {
+                if let Some(groups) = &mut self.groups {
+                    groups.send(&messages);
                 }
             }
             Action::Prefetch { torrent, block } => self.disk.prefetch(torrent, block),

@@ -6,11 +6,13 @@
 //! whoever sent it repeats it.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 
 use mio::net::UdpSocket;
 use mio::{Interest, Registry, Token};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::Type;
+
+use super::bound::{Bound, no_address};
 
 /// Largest datagram that is read whole; what is longer is cut.
 const SIZE: usize = 8 << 10;
@@ -29,13 +31,11 @@ pub(super) struct Datagrams {
 
 impl Datagrams {
     /// Opens what can be opened; a machine without IPv6, say, is served by IPv4 alone.
-    pub(super) fn open(port: u16, bind: &[IpAddr]) -> Self {
-        let any = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
-        let ips = if bind.is_empty() { &any[..] } else { bind };
+    pub(super) fn open(port: u16, bound: &Bound) -> Self {
         let mut sockets = [None, None];
-        for ip in ips {
+        for ip in bound.listening() {
             let own = &mut sockets[usize::from(ip.is_ipv6())];
-            match open_near(*ip, port) {
+            match open_near(ip, port, bound) {
                 Ok(socket) if own.is_none() => *own = Some(Own { socket, readable: false }),
                 Ok(_) => {}
                 Err(e) => log::info!("no datagrams over {ip}: {e}"),
@@ -85,8 +85,7 @@ impl Datagrams {
     /// Sends one. An error tells that nothing gets there from here.
     pub(super) fn send(&self, to: SocketAddr, data: &[u8]) -> io::Result<()> {
         let own = self.sockets[usize::from(to.is_ipv6())].as_ref();
-        let own =
-            own.ok_or_else(|| io::Error::new(io::ErrorKind::AddrNotAvailable, "no own address of that family"))?;
+        let own = own.ok_or_else(no_address)?;
         match own.socket.send_to(data, to) {
             Ok(_) => Ok(()),
             Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => Ok(()),
@@ -98,22 +97,18 @@ impl Datagrams {
 }
 
 /// On this port, or on any if it is taken.
-fn open_near(ip: IpAddr, port: u16) -> io::Result<UdpSocket> {
-    match open_one(SocketAddr::new(ip, port)) {
+fn open_near(ip: IpAddr, port: u16, bound: &Bound) -> io::Result<UdpSocket> {
+    match open_one(SocketAddr::new(ip, port), bound) {
         Err(e) if e.kind() == io::ErrorKind::AddrInUse => {
             log::info!("port {port} is taken for datagrams over {ip}: another is used");
-            open_one(SocketAddr::new(ip, 0))
+            open_one(SocketAddr::new(ip, 0), bound)
         }
         other => other,
     }
 }
 
-fn open_one(addr: SocketAddr) -> io::Result<UdpSocket> {
-    let socket = Socket::new(Domain::for_address(addr), Type::DGRAM, Some(Protocol::UDP))?;
-    socket.set_nonblocking(true)?;
-    if addr.is_ipv6() {
-        socket.set_only_v6(true)?;
-    }
+fn open_one(addr: SocketAddr, bound: &Bound) -> io::Result<UdpSocket> {
+    let socket = bound.socket(addr.is_ipv6(), Type::DGRAM)?;
     socket.bind(&addr.into())?;
     Ok(UdpSocket::from_std(socket.into()))
 }
@@ -126,7 +121,8 @@ mod tests {
     fn a_taken_port_is_replaced_and_families_are_kept_apart() {
         let taken = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
         let port = taken.local_addr().unwrap().port();
-        let mut ours = Datagrams::open(port, &[Ipv4Addr::LOCALHOST.into()]);
+        let bound = Bound { ips: vec![[127, 0, 0, 1].into()], device: None };
+        let mut ours = Datagrams::open(port, &bound);
         assert_eq!(ours.send("[::1]:9".parse().unwrap(), b"x").unwrap_err().kind(), io::ErrorKind::AddrNotAvailable);
         ours.send(taken.local_addr().unwrap(), b"hello").unwrap();
         let mut buf = [0; 9];

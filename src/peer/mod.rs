@@ -13,6 +13,7 @@
 
 mod early;
 mod outbox;
+pub(crate) mod priority;
 mod tracker;
 
 use std::collections::VecDeque;

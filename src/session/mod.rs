@@ -21,6 +21,7 @@
 mod data;
 mod dht;
 mod invariants;
+mod lsd;
 mod room;
 #[cfg(test)]
 mod tests;
@@ -88,6 +89,9 @@ pub struct Session {
     dht_seed: [u8; 32],
     /// The one time that its timer is armed for.
     dht_timer: Instant,
+    lsd: Option<crate::lan::lsd::Lsd>,
+    /// The one time that its timer is armed for.
+    lsd_timer: Instant,
     /// Nodes that peers have named and that have not been pinged yet.
     dht_nodes: Vec<SocketAddr>,
     /// Torrents that have an address that is due, and which of them dialled last.
@@ -130,6 +134,7 @@ impl Session {
             *b = SAFE[usize::from(seed[i]) % SAFE.len()];
         }
         let key = word(16) as u32;
+        let lsd = config.lsd.then(|| crate::lan::lsd::Lsd::new(word(8).rotate_left(29)));
         Self {
             down: Bucket::new(config.down_limit),
             up: Bucket::new(config.up_limit),
@@ -156,6 +161,8 @@ impl Session {
             dht: None,
             dht_seed: seed,
             dht_timer: Instant::FAR,
+            lsd,
+            lsd_timer: Instant::FAR,
             dht_nodes: Vec::new(),
             to_dial: BTreeSet::new(),
             dialled: None,
@@ -166,6 +173,9 @@ impl Session {
     /// The port peers can dial, told to trackers and peers; 0 when nothing listens.
     pub fn set_port(&mut self, port: u16) {
         self.me.port = port;
+        if let Some(lsd) = &mut self.lsd {
+            lsd.set_port(port);
+        }
     }
 
     /// Our peer id.
@@ -196,8 +206,7 @@ impl Session {
         self.by_hash.insert(info_hash, key);
         self.stats.torrents += 1;
         self.arm(now, key);
-        self.follow_dht(now, key);
-        self.drive_dht(now);
+        self.follow(now, key);
         self.dial(now);
         Ok(key)
     }
@@ -211,8 +220,7 @@ impl Session {
         let t = self.torrents.get_mut(key).ok_or(Error::NoSuchTorrent)?;
         f(t, &mut cx!(self, now));
         self.arm(now, key);
-        self.follow_dht(now, key);
-        self.drive_dht(now);
+        self.follow(now, key);
         self.dial(now);
         Ok(())
     }
@@ -310,6 +318,9 @@ impl Session {
         if let Some(node) = &mut self.dht {
             node.forget(&t.info_hash);
         }
+        if let Some(lsd) = &mut self.lsd {
+            lsd.forget(&t.info_hash);
+        }
         self.stats.torrents -= 1;
         let (info_hash, layout, dir) = (t.info_hash, t.layout, t.dir);
         self.actions.push_back(Action::Remove { torrent: key, info_hash, layout, dir, with_data });
@@ -333,6 +344,7 @@ impl Session {
             }
         }
         self.dht = None;
+        self.lsd = None;
         self.timers.arm(now + SHUTDOWN, Timer::Shutdown);
     }
 
@@ -483,10 +495,11 @@ impl Session {
                         t.timer = Instant::FAR;
                         t.tick(&mut cx!(self, now));
                         self.arm(now, key);
-                        self.follow_dht(now, key);
+                        self.follow(now, key);
                     }
                 }
                 Timer::Dht => self.on_dht_timer(now, at),
+                Timer::Lsd => self.on_lsd_timer(now, at),
                 Timer::Shutdown => {}
             }
         }
@@ -637,7 +650,7 @@ impl Session {
             self.timers.retain(|timer| match timer {
                 Timer::Conn(c) => conns.get(*c).is_some(),
                 Timer::Torrent(t) => torrents.get(*t).is_some(),
-                Timer::Dht | Timer::Shutdown => true,
+                Timer::Dht | Timer::Lsd | Timer::Shutdown => true,
             });
         }
         match self.conns.get_mut(conn) {

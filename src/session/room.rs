@@ -9,7 +9,9 @@
 //! A stranger that becomes a peer when there is no room for peers takes the place of one that is
 //! *crowded* (its network has more connections than the newcomer's would) or *idle* (no payload either
 //! way for [`limits::EVICT_IDLE`]); crowded ones go first, then those in which nobody is interested, then
-//! the slowest, then the ones that have been silent longest. If there is none, the newcomer is turned away.
+//! the slowest, then the ones that have been silent longest. If there is none, canonical priority decides (BEP 40):
+//! the peer that comes last by it goes, if the newcomer comes before it, unless it gives us something or has only just
+//! come. Otherwise the newcomer is turned away.
 //!
 //! A network is an IPv4 address, or 64 bits of an IPv6 one, which is what one host gets; `::ffff:a.b.c.d`
 //! is `a.b.c.d`. One network has at most [`limits::PEERS_PER_ADDRESS`] peers that dialled us.
@@ -21,6 +23,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use super::{CloseReason, Session};
 use crate::config::limits;
 use crate::id::{ConnKey, TorrentKey};
+use crate::peer::priority::canonical;
 use crate::peer::{Conn, Peer};
 use crate::time::Instant;
 
@@ -96,6 +99,23 @@ impl Session {
         Ok(())
     }
 
+    /// The peer that comes last by canonical priority, if that is behind the newcomer.
+    fn last_behind<'a>(
+        &self,
+        now: Instant,
+        newcomer: &SocketAddr,
+        peers: impl Iterator<Item = (ConnKey, &'a Peer)>,
+    ) -> Option<ConnKey> {
+        let priority = |addr: &SocketAddr| {
+            let own = self.external.get(addr.ip().to_canonical().is_ipv6())?;
+            canonical(SocketAddr::new(own, self.me.port), *addr)
+        };
+        let mine = priority(newcomer)?;
+        let spare = |p: &Peer| p.received.get(now) == 0 && now - p.since >= limits::EVICT_IDLE;
+        let last = peers.filter(|(_, p)| spare(p)).filter_map(|(k, p)| Some((priority(&p.addr)?, k))).min();
+        last.filter(|(theirs, _)| *theirs < mine).map(|(_, k)| k)
+    }
+
     /// Closes the peer (of `torrent`) that is missed least.
     fn drop_peer(&mut self, now: Instant, newcomer: Option<&SocketAddr>, torrent: Option<TorrentKey>) -> bool {
         let live = || self.conns.iter().filter_map(|(k, c)| Some((k, c.peer().filter(|p| p.is_live())?)));
@@ -110,7 +130,9 @@ impl Session {
             (crowd > 0 || idle).then_some((Reverse(crowd), wanted, rate, p.last_in, k))
         };
         let of = |(_, p): &(ConnKey, &Peer)| torrent.is_none_or(|t| p.torrent == Some(t));
-        let Some((.., victim)) = live().filter(of).filter_map(rank).min() else { return false };
+        let missed_least = live().filter(of).filter_map(rank).min().map(|(.., k)| k);
+        let outranked = || self.last_behind(now, newcomer?, live().filter(of));
+        let Some(victim) = missed_least.or_else(outranked) else { return false };
         self.stats.evicted += 1;
         self.close(now, victim, CloseReason::TooManyPeers);
         true
@@ -284,6 +306,30 @@ mod tests {
         assert!(!closed.contains(&wanted), "it has what we want");
         r.join(at(7));
         assert_eq!(r.closed(), [wanted], "idle all the same");
+    }
+
+    /// All are busy: who comes last by canonical priority gives way to who comes before it, and to nobody else.
+    #[test]
+    fn canonical_priority_decides_among_busy_peers() {
+        let mut r = Rig::new(small(4, 8));
+        let own = SocketAddr::from(([123, 213, 32, 10], r.s.me.port));
+        (1..9).for_each(|n| r.s.external.vote(IpAddr::from([9, 9, 9, n]), own.ip()));
+        let mut addrs: Vec<_> = (1..=6).map(|n| SocketAddr::from(([98, n, 0, 1], 1000))).collect();
+        addrs.sort_by_key(|a| canonical(own, *a));
+        let conns: Vec<_> = addrs[1..5].iter().map(|a| r.join(*a)).collect();
+        r.pass(limits::EVICT_IDLE.as_secs());
+        for conn in &conns {
+            let now = r.now;
+            r.s.conns.get_mut(*conn).and_then(Conn::peer_mut).expect("it is there").given.add(now, 1 << 20);
+        }
+        let late = r.join(addrs[0]);
+        assert_eq!(r.closed(), [late], "behind all of them");
+        let now = r.now;
+        r.s.conns.get_mut(conns[0]).and_then(Conn::peer_mut).expect("it is there").received.add(now, 1 << 20);
+        r.join(addrs[5]);
+        assert_eq!(r.closed(), [conns[1]], "the last of those that give us nothing");
+        let late = r.join(addrs[1]);
+        assert_eq!(r.closed(), [late]);
     }
 
     #[test]

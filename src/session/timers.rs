@@ -14,6 +14,7 @@ pub(super) enum Timer {
     Conn(ConnKey),
     Torrent(TorrentKey),
     Dht,
+    Lsd,
     Shutdown,
 }
 

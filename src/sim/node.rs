@@ -464,6 +464,8 @@ impl Node {
                     }
                 }
                 Action::Hash { .. } => {}
+                // Everybody here is on a network of his own.
+                Action::Multicast { .. } => {}
                 Action::Prefetch { torrent, block } => self.disk.prefetch(torrent, block),
                 Action::Sync { torrent, pieces } => {
                     pieces.iter().for_each(|p| self.disk.cover(torrent, *p));

@@ -2,6 +2,7 @@
 
 #[cfg(feature = "tls")]
 pub mod certificates;
+pub mod dht_node;
 pub mod fuzz;
 pub mod payload;
 pub mod process;

@@ -165,7 +165,7 @@ fn addresses_and_urls() {
         "--tracker=x",
         "--tracker=http://",
         "--tracker=ftp://x/",
-        "--bind=eth0",
+        "--bind=10.0.0.256",
         "--max-peers=0",
         "--max-peers=-3",
         "--storage=disk",
@@ -259,4 +259,16 @@ fn the_dht_is_on_unless_it_is_not_wanted() {
         refused("--dht-bootstrap=a a.torrent"),
         "--dht-bootstrap: wanted HOST:PORT, as 10.0.0.2:6881 or [::1]:6881, got 'a'"
     );
+}
+
+#[test]
+fn bound_to_addresses_or_one_interface() {
+    let g = get("--bind=wg0 --bind=10.0.0.1 --bind=wg0 a.torrent");
+    assert_eq!((g.bind, g.device.as_deref()), (vec!["10.0.0.1".parse().unwrap()], Some("wg0")));
+    assert_eq!(get("a.torrent").device, None);
+    let wanted = "--bind: wanted an IP address or a network interface of this machine";
+    for bad in ["10.0.0", "10.0.0.256", "fe80::1%eth0", "a/b", "sixteen-letters-", ""] {
+        assert_eq!(refused(&format!("--bind={bad} a.torrent")), format!("{wanted}, got '{bad}'"));
+    }
+    assert_eq!(refused("--bind=wg0 --bind=eth0 a.torrent"), "--bind: wanted one network interface, got 'eth0'");
 }

@@ -12,11 +12,13 @@
 //! long as the lookup's patience lasts. What one family has learnt is kept over attempts.
 
 use std::io::{self, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use mio::net::{TcpStream, UdpSocket};
 use mio::{Interest, Registry, Token};
 
+use super::super::bound::Bound;
 use super::dns::{self, Answer, Family};
 use super::files::Conf;
 use super::{GRACE, ResolveError};
@@ -75,6 +77,7 @@ pub(super) struct Lookup {
     host: String,
     ids: Vec<u64>,
     conf: Conf,
+    bound: Arc<Bound>,
     /// Names still to be tried, the next one last.
     candidates: Vec<String>,
     asks: [Ask; 2],
@@ -88,7 +91,14 @@ pub(super) struct Lookup {
 }
 
 impl Lookup {
-    pub(super) fn new(token: Token, host: String, ids: Vec<u64>, conf: Conf, until: Instant) -> Self {
+    pub(super) fn new(
+        token: Token,
+        host: String,
+        ids: Vec<u64>,
+        conf: Conf,
+        bound: Arc<Bound>,
+        until: Instant,
+    ) -> Self {
         let mut candidates = vec![host.clone()];
         if !host.contains('.') {
             let searched = conf.search.iter().rev().map(|domain| format!("{host}.{domain}"));
@@ -100,6 +110,7 @@ impl Lookup {
             host,
             ids,
             conf,
+            bound,
             candidates,
             asks: [ask(Family::V4), ask(Family::V6)],
             socket: Socket::None,
@@ -209,12 +220,9 @@ impl Lookup {
 
     fn open_udp(&mut self, registry: &Registry, rng: &mut Rng) -> io::Result<()> {
         let server = self.server();
-        let any = match server {
-            SocketAddr::V4(_) => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
-            SocketAddr::V6(_) => SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
-        };
-        let mut socket = UdpSocket::bind(any)?;
-        socket.connect(server)?;
+        let socket = self.bound.outgoing(server.is_ipv6(), socket2::Type::DGRAM)?;
+        socket.connect(&server.into())?;
+        let mut socket = UdpSocket::from_std(socket.into());
         registry.register(&mut socket, self.token, Interest::READABLE)?;
         self.socket = Socket::Udp(socket);
         self.send(rng)
@@ -256,7 +264,13 @@ impl Lookup {
     /// Asks the same server again over TCP what it had to cut.
     fn open_tcp(&mut self, registry: &Registry, rng: &mut Rng) -> io::Result<()> {
         self.close(registry);
-        let mut stream = TcpStream::connect(self.server())?;
+        let server = self.server();
+        let socket = self.bound.outgoing(server.is_ipv6(), socket2::Type::STREAM)?;
+        match socket.connect(&server.into()) {
+            Err(e) if e.raw_os_error() != Some(libc::EINPROGRESS) => return Err(e),
+            _ => {}
+        }
+        let mut stream = TcpStream::from_std(socket.into());
         registry.register(&mut stream, self.token, Interest::READABLE | Interest::WRITABLE)?;
         self.socket = Socket::Tcp { stream, out: Vec::new(), input: Vec::new() };
         for ask in &mut self.asks {

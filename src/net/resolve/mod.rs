@@ -28,8 +28,10 @@ mod lookup;
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::{fmt, io};
 
+use super::bound::Bound;
 use crate::rng::{self, Rng};
 use crate::time::{Duration, Instant, earlier};
 use lookup::{Lookup, Outcome};
@@ -148,6 +150,7 @@ pub struct DnsResolver {
     done: VecDeque<(u64, Result<Vec<IpAddr>, ResolveError>)>,
     cache: BTreeMap<String, Cached>,
     sources: Sources,
+    bound: Arc<Bound>,
     conf: files::Conf,
     hosts: files::Hosts,
     /// When the files were read.
@@ -160,6 +163,11 @@ impl DnsResolver {
     /// many lookups run at once. `seed` comes from the operating system's dice.
     pub fn new(registry: mio::Registry, first_token: usize, tokens: usize, seed: u64) -> io::Result<Self> {
         Self::with_sources(registry, first_token, tokens, seed, Sources::default())
+    }
+
+    /// From now on name servers are asked from there only.
+    pub(super) fn bind_to(&mut self, bound: Bound) {
+        self.bound = Arc::new(bound);
     }
 
     /// The same with settings from elsewhere.
@@ -182,6 +190,7 @@ impl DnsResolver {
             done: VecDeque::new(),
             cache: BTreeMap::new(),
             sources,
+            bound: Arc::default(),
             conf: files::conf(""),
             hosts: files::Hosts::new(),
             read_at: None,
@@ -244,7 +253,7 @@ impl DnsResolver {
             }
             let Some(w) = self.waiting.pop_front() else { return };
             let token = mio::Token(self.first_token + slot);
-            let mut lookup = Lookup::new(token, w.host, w.ids, self.conf.clone(), w.until);
+            let mut lookup = Lookup::new(token, w.host, w.ids, self.conf.clone(), Arc::clone(&self.bound), w.until);
             let outcome = lookup.begin(now, &self.registry, &mut self.rng);
             if slot == self.slots.len() {
                 self.slots.push(None);

@@ -420,3 +420,19 @@ fn a_resolver_needs_tokens() {
         dns.on_ready(Instant::ZERO, mio::Token(token));
     }
 }
+
+/// What is bound elsewhere does not ask a server that is here, and says so at once.
+#[test]
+fn no_question_leaves_past_what_it_is_bound_to() {
+    let server = Server::start(|_, v6, _| vec![Say::Rr("a.test", 60, if v6 { aaaa(1) } else { a(1) })]);
+    let mut b = Bench::new(&[server.addr]);
+    let gone = Bound { ips: Vec::new(), device: Some("not-there0".into()) };
+    for bound in [gone, Bound { ips: vec!["::1".parse().unwrap()], device: None }] {
+        b.dns.bind_to(bound);
+        assert_eq!(b.ask("a.test"), Err(ResolveError::Timeout));
+        assert_eq!(*server.asked.lock().unwrap(), [""; 0]);
+    }
+    // A failure is not remembered as an answer.
+    b.dns.bind_to(Bound { ips: vec![[127, 0, 0, 1].into()], device: None });
+    assert_eq!(b.ask("a.test"), ok(&["10.0.0.1", "fd00::1"]));
+}

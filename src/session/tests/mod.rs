@@ -11,6 +11,7 @@ mod gossip;
 mod joining;
 mod life;
 mod limits;
+mod lsd;
 mod magnet;
 mod pieces;
 mod predicted;

@@ -165,6 +165,8 @@ pub(super) struct Rig {
     pub(super) records: Vec<Vec<u8>>,
     /// Rechecks of data at rest.
     pub(super) rechecked: Vec<PieceIndex>,
+    /// To the local network.
+    pub(super) multicasts: Vec<[Vec<u8>; 2]>,
     /// Files that are wanted, as told last.
     pub(super) wanted: Vec<bool>,
     /// Ticks so far.
@@ -223,6 +225,7 @@ impl Rig {
             alerts: Vec::new(),
             records: Vec::new(),
             rechecked: Vec::new(),
+            multicasts: Vec::new(),
             wanted: Vec::new(),
             ticks: 0,
             held: BTreeMap::new(),
@@ -526,6 +529,7 @@ impl Rig {
                 }
                 Action::Sync { torrent, .. } => self.disk.sync(torrent),
                 Action::Prefetch { .. } | Action::SaveMetadata { .. } | Action::Note { .. } => {}
+                Action::Multicast { messages } => self.multicasts.push(messages),
                 Action::Save { torrent, .. } => {
                     let record = self.s.record(self.now, torrent, self.stamps.clone());
                     self.records.extend(record);

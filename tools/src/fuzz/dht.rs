@@ -1,4 +1,4 @@
-//! Targets for the distributed hash table: one datagram, and a node among strangers.
+//! Targets for finding peers without trackers: one datagram, a node among strangers, and a voice on the local network.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
@@ -8,12 +8,35 @@ use btmio::config::{DhtConfig, limits};
 use btmio::dht::krpc::{self, Body, Method, Query, Reply, Want};
 use btmio::dht::{Dht, NodeId};
 use btmio::id::InfoHash;
+use btmio::lan::lsd::{Lsd, Search};
 use btmio::time::{Duration, Instant};
 
 use super::Bytes;
 
 /// Longest program: beyond that nothing new happens.
 const OPS: usize = 300;
+
+/// A message to the group of local peers, which looks for one of our torrents or not.
+pub(super) fn lsd(data: &[u8]) {
+    let ours = InfoHash::new([0xAB; 20]);
+    let mut lsd = Lsd::new(1);
+    lsd.set_port(6881);
+    let now = Instant::from_secs(9);
+    lsd.seek(now, ours);
+    let messages = lsd.poll(now).expect("it is new");
+    for own in &messages {
+        let search = Search::parse(own).expect("it was written by ourselves");
+        assert_eq!((search.port, &search.info_hashes[..]), (6881, &[ours][..]));
+        assert_eq!(lsd.handle(now, ([10, 0, 0, 1], 6771).into(), own), None);
+    }
+    if let Some(search) = Search::parse(data) {
+        assert!(search.port != 0 && (1..=32).contains(&search.info_hashes.len()));
+        assert!(search.cookie.is_none_or(|c| !c.contains('\n')));
+    }
+    if let Some((addr, found)) = lsd.handle(now, ([10, 0, 0, 1], 6771).into(), data) {
+        assert!(addr.port() >= limits::PORT_LEAST && found.len() <= 5 && found.iter().all(|h| *h == ours));
+    }
+}
 
 /// A datagram; the first byte chooses the family, and how much room an answer has.
 pub(super) fn krpc(data: &[u8]) {

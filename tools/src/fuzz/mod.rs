@@ -34,6 +34,7 @@ pub const TARGETS: [(&str, Target); 23] = [
     ("gzip", tracker::gzip),
     ("handshake", handshake),
     ("krpc", dht::krpc),
+    ("lsd", dht::lsd),
     ("magnet", text::magnet),
     ("message", message),
     ("metainfo", torrent::metainfo),

@@ -97,7 +97,7 @@ impl World {
                 }
                 Action::Sync { torrent, .. } => self.s.handle(self.now, Input::Synced { torrent, result: Ok(()) }),
                 Action::Wake { .. } | Action::Wanted { .. } | Action::Prefetch { .. } => {}
-                Action::SaveMetadata { .. } | Action::Note { .. } => {}
+                Action::Multicast { .. } | Action::SaveMetadata { .. } | Action::Note { .. } => {}
             }
         }
         while self.s.poll_alert().is_some() {}

@@ -46,6 +46,8 @@ pub(crate) fn run(payload: &Payload, dir: &Path) -> Result<String, String> {
         home,
         pex: false,
         dht: Vec::new(),
+        host: None,
+        lsd: false,
         up_limit: 0,
         roots: None,
         extra,

@@ -152,6 +152,8 @@ fn one(client: Client, nofile: u64, attack: &Attack, payload: &Payload, scratch:
         home: home.clone(),
         pex: false,
         dht: Vec::new(),
+        host: None,
+        lsd: false,
         up_limit: 0,
         roots: None,
         extra: vec!["--seed-time=10m".into()],

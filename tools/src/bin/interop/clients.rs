@@ -59,6 +59,10 @@ pub(crate) struct Job {
     pub(crate) pex: bool,
     /// Nodes at which its own DHT node begins; none: it has none. Transmission, libtorrent, aria2, btmio.
     pub(crate) dht: Vec<SocketAddrV4>,
+    /// The process whose network it is in; ours if `None`.
+    pub(crate) host: Option<u32>,
+    /// Finds peers on the local network (BEP 14). Transmission, libtorrent, aria2, btmio.
+    pub(crate) lsd: bool,
     /// Upload limit in KiB/s, 0 for none. Transmission, aria2.
     pub(crate) up_limit: u32,
     /// Certificates to trust. btmio.
@@ -102,6 +106,9 @@ impl Client {
             Client::Rtorrent => rtorrent(job)?,
             Client::Qbittorrent => qbittorrent(job)?,
         };
+        if let Some(pid) = job.host {
+            command = on_host(pid, &command);
+        }
         command.current_dir(&job.home).env("HOME", &job.home).env("LC_ALL", "C.UTF-8").env_remove("DISPLAY");
         for (name, sub) in [("CONFIG", "config"), ("DATA", "data"), ("CACHE", "cache"), ("STATE", "state")] {
             command.env(format!("XDG_{name}_HOME"), job.home.join(sub));
@@ -153,6 +160,13 @@ impl Node {
     }
 }
 
+/// The same command in the network of a process.
+pub(crate) fn on_host(pid: u32, command: &Command) -> Command {
+    let mut c = Command::new("nsenter");
+    c.arg(format!("--net=/proc/{pid}/ns/net")).arg("--").arg(command.get_program()).args(command.get_args());
+    c
+}
+
 /// aria2 binds its control port on 127.0.0.1 whatever the interface: a port for each address.
 fn aria2_rpc(ip: &str) -> u16 {
     6800 + ip.rsplit('.').next().and_then(|n| n.parse::<u16>().ok()).unwrap_or(0)
@@ -175,17 +189,20 @@ fn hook(job: &Job) -> Result<PathBuf, String> {
 fn btmio(job: &Job) -> Result<Command, String> {
     let mut c = Command::new(tools::process::program("btmio")?);
     c.args(["--json", &format!("--port={PORT}"), &format!("--bind={}", job.ip)]).arg("--dir").arg(&job.dir);
-    c.arg(format!("--log={}", job.home.join("log").display())).arg("-v").args(&job.extra);
+    c.arg(format!("--log={}", job.home.join("log").display())).arg("-v");
     c.args(job.dht.iter().map(|node| format!("--dht-bootstrap={node}")));
     if job.dht.is_empty() {
         c.arg("--no-dht");
+    }
+    if !job.lsd {
+        c.arg("--no-lsd");
     }
     match job.role {
         // By default it seeds until a ratio of one, which is exactly one download.
         Role::Seed => c.args(["--verify", "--seed-ratio=1000", "--seed-time=60"]),
         Role::Leech => c.arg("--timeout=90s"),
     };
-    c.arg(&job.torrent);
+    c.args(&job.extra).arg(&job.torrent);
     Ok(c)
 }
 
@@ -193,7 +210,7 @@ fn transmission(job: &Job) -> Result<Command, String> {
     let cfg = job.home.join("cfg");
     let settings = json!({
         "bind-address-ipv4": job.ip, "bind-address-ipv6": "::1", "peer-port": PORT, "port-is-random": false,
-        "peer-port-random-on-start": false, "dht-enabled": !job.dht.is_empty(), "lpd-enabled": false, "pex-enabled": job.pex,
+        "peer-port-random-on-start": false, "dht-enabled": !job.dht.is_empty(), "lpd-enabled": job.lsd, "pex-enabled": job.pex,
         "port-forwarding-enabled": false, "utp-enabled": false, "encryption": 0, "blocklist-enabled": false,
         "rpc-enabled": true, "rpc-bind-address": job.ip, "rpc-port": RPC, "rpc-authentication-required": false,
         "rpc-whitelist-enabled": false, "rpc-host-whitelist-enabled": false,
@@ -246,7 +263,7 @@ fn transmission_add(node: &mut Node, job: &Job) -> Result<(), String> {
 
 fn aria2(job: &Job) -> Command {
     let mut c = Command::new("aria2c");
-    c.args(["--no-conf", "--enable-dht6=false", "--bt-enable-lpd=false", "--disable-ipv6=true"]);
+    c.args(["--no-conf", "--enable-dht6=false", "--disable-ipv6=true"]);
     match job.dht.first() {
         Some(node) => {
             c.arg(format!("--dht-entry-point={node}")).arg(format!("--dht-listen-port={PORT}"));
@@ -254,6 +271,7 @@ fn aria2(job: &Job) -> Command {
         }
         None => c.arg("--enable-dht=false"),
     };
+    c.arg(format!("--bt-enable-lpd={}", job.lsd)).arg(format!("--bt-lpd-interface={}", job.ip));
     c.args([
         "--enable-peer-exchange=false",
         "--async-dns=false",
@@ -294,6 +312,9 @@ fn libtorrent(job: &Job) -> Result<Command, String> {
     }
     if let Some(node) = job.dht.first() {
         c.arg(format!("dht={node}"));
+    }
+    if job.lsd {
+        c.arg("enable_lsd=1");
     }
     c.args(job.extra.iter().filter(|e| !e.starts_with('-')));
     Ok(c)

@@ -5,7 +5,7 @@ use crate::scenarios::{TRANSFER, World};
 use std::net::SocketAddrV4;
 use std::process::Command;
 use std::time::Instant;
-use tools::process::wait_for;
+use tools::process::{Child, wait_for};
 
 /// The clients that do it, and are held against btmio.
 pub(crate) const FINDERS: [Client; 3] = [Client::Libtorrent, Client::Transmission, Client::Aria2];
@@ -13,17 +13,19 @@ pub(crate) const FINDERS: [Client; 3] = [Client::Libtorrent, Client::Transmissio
 /// Transmission takes part in a DHT of nine nodes or more only.
 const NODES: std::ops::Range<u8> = 20..32;
 
+/// Runs `ip` with these arguments.
+pub(crate) fn ip(args: &str) -> Result<(), String> {
+    match Command::new("ip").args(args.split(' ')).status() {
+        Ok(status) if status.success() => Ok(()),
+        other => Err(format!("ip {args}: {other:?}")),
+    }
+}
+
 impl World {
     /// A DHT of a dozen libtorrent nodes. Seed and leech know one of them each, not the same.
     pub(crate) fn dht(&self, from: Client, to: Client) -> Result<String, String> {
         let ips: Vec<_> = NODES.map(|n| format!("{}{n}", self.net)).collect();
-        for ip in &ips {
-            let args = ["address", "add", &format!("{ip}/24"), "dev", "lo"];
-            let status = Command::new("ip").args(args).status().map_err(|e| format!("ip: {e}"))?;
-            if !status.success() {
-                return Err(format!("ip {}: {status}", args.join(" ")));
-            }
-        }
+        ips.iter().try_for_each(|at| ip(&format!("address add {at}/24 dev lo")))?;
         let home = self.dir.join("nodes");
         std::fs::create_dir_all(&home).map_err(|e| e.to_string())?;
         let nodes = clients::dht_nodes(&home, &ips)?;
@@ -54,5 +56,52 @@ impl World {
         self.arrives(&mut leecher, &leech, &[&seeder])?;
         let (announced, took) = (announced.as_secs_f64(), begin.elapsed().as_secs_f64());
         Ok(format!("by the DHT alone: announced after {announced:.1} s, there in {took:.1} s"))
+    }
+    /// btmio is on another host, at the other end of a cable, because some clients keep what they say from their own
+    /// host, and nothing tells them of each other but multicasts.
+    pub(crate) fn lsd(&self, from: Client, to: Client) -> Result<String, String> {
+        let mut idle = Command::new("unshare");
+        idle.args(["--net", "sleep", "300"]);
+        let host = Child::spawn("host", &self.dir, idle).map_err(|e| format!("starting {e}"))?;
+        let net = |of: &str| std::fs::read_link(format!("/proc/{of}/ns/net")).ok();
+        let apart = wait_for(TRANSFER, || (net(&host.id().to_string())? != net("self")?).then_some(()));
+        apart.ok_or("no second network")?;
+        ip("link add lan0 type veth peer name lan1")?;
+        ip(&format!("link set lan1 netns {}", host.id()))?;
+        let there = |args: &str| {
+            let mut c = Command::new("ip");
+            c.args(args.split(' '));
+            match clients::on_host(host.id(), &c).status() {
+                Ok(status) if status.success() => Ok(()),
+                other => Err(format!("ip {args}, on the other host: {other:?}")),
+            }
+        };
+        let mut seed = self.job(2, from, Role::Seed, &self.torrent("alone", &[])?)?;
+        let mut leech = self.job(3, to, Role::Leech, &self.link(""))?;
+        ip("link set lan0 up")?;
+        there("link set lan1 up")?;
+        for job in [&mut seed, &mut leech] {
+            job.lsd = true;
+            let (length, nodad) = if job.ip.contains(':') { (64, " nodad") } else { (24, "") };
+            let address = |device: &str| format!("address add {}/{length} dev {device}{nodad}", job.ip);
+            if job.client == Client::Btmio {
+                there(&address("lan1"))?;
+                job.host = Some(host.id());
+            } else {
+                ip(&address("lan0"))?;
+            }
+            if job.client == Client::Transmission {
+                // It leaves it to the routes where the group is, and what its own address is.
+                ip(&format!("route add 239.0.0.0/8 dev lan0 src {}", job.ip))?;
+            }
+        }
+        if to == Client::Btmio {
+            leech.extra.push("-e".to_owned());
+        }
+        let seeder = from.start(&seed)?;
+        let begin = Instant::now();
+        let mut leecher = to.start(&leech)?;
+        self.arrives(&mut leecher, &leech, &[&seeder])?;
+        Ok(format!("by multicast alone in {:.1} s", begin.elapsed().as_secs_f64()))
     }
 }

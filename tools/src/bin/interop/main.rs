@@ -12,6 +12,7 @@
 //! `A-to-B` runs for any two clients (`interop aria2-to-transmission`), which tells a fault of the runner
 //! from a fault of btmio.
 
+mod binding;
 mod clients;
 mod finding;
 mod http;

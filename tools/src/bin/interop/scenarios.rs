@@ -35,8 +35,12 @@ pub(crate) fn names() -> Vec<String> {
         "magnet-kept",
         "metadata-only",
         "pex-libtorrent",
+        "pex-transmission",
+        "pex-to-libtorrent",
+        "pex-to-transmission",
         "opentracker",
         "opentracker-udp",
+        // Not "bind", nor "lsd-A-to-B" and "lsd6-A-to-B" with a client of FINDERS and btmio: run by name.
         // Not "https" and "https-nginx": run by name, the latter where nginx is.
         // Not "opentracker-udp6": Debian's opentracker has no IPv6. It is run by name where a build has it.
         "udp",
@@ -67,12 +71,14 @@ pub(crate) fn run(name: &str, world: &World) -> Result<String, String> {
         "magnet-peer" => world.magnet_peer(),
         "magnet-kept" => world.magnet_kept(),
         "metadata-only" => world.metadata_only(),
-        "pex-transmission" => world.pex(Client::Transmission, Client::Btmio),
-        "pex-libtorrent" => world.pex(Client::Libtorrent, Client::Btmio),
-        "pex-btmio" => world.pex(Client::Btmio, Client::Libtorrent),
+        "pex-transmission" => world.pex(Client::Libtorrent, Client::Transmission, Client::Btmio),
+        "pex-libtorrent" => world.pex(Client::Libtorrent, Client::Libtorrent, Client::Btmio),
+        "pex-to-libtorrent" => world.pex(Client::Btmio, Client::Btmio, Client::Libtorrent),
+        "pex-to-transmission" => world.pex(Client::Btmio, Client::Btmio, Client::Transmission),
         "https" => world.https(),
         "https-nginx" => world.https_nginx(),
         "scrape" => world.scrape(),
+        "bind" => world.bound(),
         "mixed" => world.mixed(),
         "resume" => world.resume(),
         "large" => world.large(),
@@ -83,6 +89,14 @@ pub(crate) fn run(name: &str, world: &World) -> Result<String, String> {
         _ if name.starts_with("dht-") => {
             let (from, to) = pair(&name[4..])?;
             world.dht(from, to)
+        }
+        _ if name.starts_with("lsd-") => {
+            let (from, to) = pair(&name[4..])?;
+            world.on("10.78.0.").lsd(from, to)
+        }
+        _ if name.starts_with("lsd6-") => {
+            let (from, to) = pair(&name[5..])?;
+            world.on("fd78::").lsd(from, to)
         }
         _ => {
             let (magnet, rest) = name.strip_prefix("magnet-").map_or((false, name), |rest| (true, rest));
@@ -104,7 +118,7 @@ impl World {
         self.payload.info_hash()
     }
 
-    fn tracker(&self, options: Options) -> Result<Tracker, String> {
+    pub(crate) fn tracker(&self, options: Options) -> Result<Tracker, String> {
         Tracker::ours(&self.hash(), options, Over::Http)
     }
 
@@ -123,7 +137,12 @@ impl World {
 
     /// The same with clients on IPv6 addresses. btmio and libtorrent only.
     pub(crate) fn over_v6(&self) -> Self {
-        Self { net: "fd77::", ..self.on_v4() }
+        self.on("fd77::")
+    }
+
+    /// The same with clients on other addresses.
+    fn on(&self, net: &'static str) -> Self {
+        Self { net, ..self.on_v4() }
     }
 
     /// Writes a `.torrent` with these tracker tiers.
@@ -147,8 +166,9 @@ impl World {
         let (dir, home) = (self.dir.join(format!("{n}-data")), self.dir.join(format!("{n}-{}", client.name())));
         std::fs::create_dir_all(&dir).map_err(|e| e.to_string())?;
         let (torrent, ip) = (torrent.to_owned(), format!("{}{n}", self.net));
-        let (pex, dht, up_limit, roots, extra) = (false, Vec::new(), 0, None, Vec::new());
-        Ok(Job { client, role, ip, torrent, dir, home, pex, dht, up_limit, roots, extra })
+        let (pex, dht, lsd, host) = (false, Vec::new(), false, None);
+        let (up_limit, roots, extra) = (0, None, Vec::new());
+        Ok(Job { client, role, ip, torrent, dir, home, pex, dht, lsd, host, up_limit, roots, extra })
     }
 
     /// Starts a client and waits until the tracker knows of it, as a seed or as a leech.
@@ -288,12 +308,11 @@ impl World {
     }
 
     /// `hub` has nothing and knows, by its tracker, who has everything but gives next to nothing to more than it
-    /// must. `to` knows the hub alone, and is done only if the hub names the seed: the hub's own upload is shut.
-    fn pex(&self, hub: Client, to: Client) -> Result<String, String> {
+    /// must. `to` has a magnet link and knows the hub alone, and is done only if the hub names the seed: the hub's own upload is shut.
+    fn pex(&self, seed: Client, hub: Client, to: Client) -> Result<String, String> {
         let tracker = self.tracker(Options::default())?;
         let torrent = self.torrent("t", &[&tracker.url])?;
-        let alone = self.torrent("alone", &[])?;
-        let seed = self.job(2, Client::Libtorrent, Role::Seed, &torrent)?;
+        let seed = self.job(2, seed, Role::Seed, &torrent)?;
         let mut middle = self.job(3, hub, Role::Leech, &torrent)?;
         (middle.pex, middle.up_limit) = (true, 1);
         if hub == Client::Btmio {
@@ -301,10 +320,15 @@ impl World {
         } else if hub == Client::Libtorrent {
             middle.extra = vec!["upload_rate_limit=1024".to_owned()];
         }
-        let mut last = self.job(4, to, Role::Leech, &alone)?;
+        let mut last = self.job(4, to, Role::Leech, &self.link(""))?;
         last.pex = true;
         let peer = format!("peer={}:{PORT}", middle.ip);
-        last.extra = if to == Client::Btmio { vec!["-e".to_owned(), format!("--{peer}")] } else { vec![peer] };
+        match to {
+            Client::Btmio => last.extra = vec!["-e".to_owned(), format!("--{peer}")],
+            // Nobody can tell it of a peer: it is dialled.
+            Client::Transmission => middle.extra.push(format!("--peer={}:{PORT}", last.ip)),
+            _ => last.extra = vec![peer],
+        }
         let seeder = self.start(&seed, &tracker)?;
         let hub_node = self.start(&middle, &tracker)?;
         let begin = Instant::now();

@@ -1,0 +1,3 @@
+//! What passes between hosts of one local network.
+
+pub mod lsd;
