@@ -11,6 +11,7 @@
 //! Everything is kept in memory (tens of MiB), which is what makes it short.
 
 use sha1::{Digest, Sha1};
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::Path;
@@ -215,6 +216,29 @@ impl Payload {
         Ok(())
     }
 
+    /// How many pieces there are.
+    pub fn pieces(&self) -> usize {
+        self.data.len().div_ceil(self.piece_len)
+    }
+
+    /// The pieces of which every byte below `dir` is as it should be.
+    pub fn good_pieces(&self, dir: &Path) -> BTreeSet<usize> {
+        let mut good: BTreeSet<usize> = (0..self.pieces()).collect();
+        for (path, start, bytes) in self.each() {
+            // A file that cannot be read holds nothing.
+            let there = fs::read(dir.join(path)).unwrap_or_default();
+            let mut done = 0;
+            while done < bytes.len() {
+                let n = (self.piece_len - (start + done) % self.piece_len).min(bytes.len() - done);
+                if there.get(done..done + n) != Some(&bytes[done..done + n]) {
+                    good.remove(&((start + done) / self.piece_len));
+                }
+                done += n;
+            }
+        }
+        good
+    }
+
     /// Compares the SHA-1 of every file below `dir` with what it must be.
     pub fn check(&self, dir: &Path) -> Result<(), String> {
         self.check_some(dir, true)
@@ -281,6 +305,7 @@ mod tests {
         // Piece 1 is bytes 16..32: the end of a/b and the start of d.
         p.write_some(&dir, |piece| piece != 1).unwrap();
         assert!(p.check(&dir).unwrap_err().contains("a/b"));
+        assert_eq!((p.pieces(), p.good_pieces(&dir).into_iter().collect::<Vec<_>>()), (3, vec![0, 2]));
         p.write(&dir).unwrap();
         fs::remove_file(dir.join("t/c")).unwrap();
         assert!(p.check(&dir).is_err());
