@@ -8,10 +8,8 @@ use mio::{Interest, Registry, Token};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::PortChoice;
+use crate::config::limits;
 use crate::error::Error;
-
-/// Connections that wait to be accepted.
-const BACKLOG: i32 = 256;
 
 pub(super) struct Listeners {
     sockets: Vec<TcpListener>,
@@ -95,6 +93,6 @@ fn open_one(addr: SocketAddr) -> io::Result<TcpListener> {
         socket.set_only_v6(true)?;
     }
     socket.bind(&addr.into())?;
-    socket.listen(BACKLOG)?;
+    socket.listen(limits::BACKLOG)?;
     Ok(TcpListener::from_std(socket.into()))
 }

@@ -148,6 +148,8 @@ pub struct Peer {
     pub granted: Vec<PieceIndex>,
     /// Blocks served from the allowed-fast set.
     pub granted_blocks: u32,
+    /// Requests of it that were not served because we choke it, since we last unchoked it.
+    pub rejects: u32,
     /// Pieces it suggests (BEP 6).
     pub suggested: Vec<PieceIndex>,
     /// Its ids for our extended messages (BEP 10).
@@ -262,6 +264,7 @@ impl Peer {
             allowed: Vec::new(),
             granted: Vec::new(),
             granted_blocks: 0,
+            rejects: 0,
             suggested: Vec::new(),
             ext: ExtMap::default(),
             pex: PexState::default(),

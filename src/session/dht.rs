@@ -14,8 +14,8 @@
 
 use std::net::SocketAddr;
 
-use super::trackers::DATAGRAMS;
 use super::{Action, Session, cx};
+use crate::config::limits;
 use crate::dht::{Counts, Dht, Event};
 use crate::id::TorrentKey;
 use crate::session::timers::Timer;
@@ -110,7 +110,7 @@ impl Session {
             node.ping(now, addr);
         }
         while let Some(datagram) = node.poll_datagram() {
-            if self.datagrams.len() < DATAGRAMS {
+            if self.datagrams.len() < limits::DATAGRAMS {
                 self.datagrams.push_back(datagram);
             }
         }

@@ -10,11 +10,6 @@ use std::net::SocketAddr;
 use crate::config::limits;
 use crate::wire::{self, Ext, ExtHandshake, Handshake, Message};
 
-/// Suggested pieces that are remembered (BEP 6).
-const SUGGESTED_MAX: usize = 16;
-/// Allowed-fast pieces that are remembered (BEP 6).
-const ALLOWED_MAX: usize = 64;
-
 /// What we call ourselves to peers (BEP 10 `v`).
 const CLIENT: &str = concat!("btmio ", env!("CARGO_PKG_VERSION"));
 
@@ -189,7 +184,12 @@ impl Torrent {
         log::debug!("peer {}: closed: {why}", peer.addr);
         let live = peer.is_live();
         cx.stats.requests_in -= peer.serving.len();
-        cx.stats.breaches += u64::from(matches!(why, CloseReason::Protocol(_)));
+        match why {
+            CloseReason::Protocol(_) => cx.stats.breaches += 1,
+            CloseReason::Stuck => cx.stats.stuck += 1,
+            CloseReason::Exhausted(_) => cx.stats.exhausted += 1,
+            _ => {}
+        }
         if live {
             self.peers.retain(|c| *c != conn);
             cx.stats.peers -= 1;
@@ -412,7 +412,7 @@ impl Torrent {
     fn on_suggest(&mut self, cx: &mut Cx<'_>, conn: ConnKey, piece: PieceIndex) -> Verdict {
         let known = piece.get() < self.layout.pieces();
         let Some(peer) = cx.peer(conn) else { return Ok(()) };
-        if known && peer.suggested.len() < SUGGESTED_MAX && !peer.suggested.contains(&piece) {
+        if known && peer.suggested.len() < limits::SUGGESTED && !peer.suggested.contains(&piece) {
             peer.suggested.push(piece);
         }
         Ok(())
@@ -421,7 +421,7 @@ impl Torrent {
     fn on_allowed_fast(&mut self, cx: &mut Cx<'_>, conn: ConnKey, piece: PieceIndex) -> Verdict {
         let known = piece.get() < self.layout.pieces();
         let Some(peer) = cx.peer(conn) else { return Ok(()) };
-        if known && peer.allowed.len() < ALLOWED_MAX && !peer.allowed.contains(&piece) {
+        if known && peer.allowed.len() < limits::ALLOWED_FAST_IN && !peer.allowed.contains(&piece) {
             peer.allowed.push(piece);
             self.request_more(cx, conn);
         }

@@ -7,6 +7,7 @@
 
 mod dht;
 mod gossip;
+mod hostile;
 mod joining;
 mod life;
 mod limits;
