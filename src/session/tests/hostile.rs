@@ -2,6 +2,7 @@
 
 use super::rig::*;
 use crate::config::{Config, limits};
+use crate::id::{Block, ConnKey};
 use crate::session::CloseReason;
 use crate::wire::{self, Message};
 use std::net::SocketAddr;
@@ -15,6 +16,15 @@ fn said(messages: &[Message<'_>]) -> Vec<u8> {
     let mut out = Vec::new();
     messages.iter().for_each(|m| wire::encode(m, &mut out));
     out
+}
+
+/// Asks so often, and reads the answers.
+fn asks(rig: &mut Rig, conn: ConnKey, block: Block, times: u32) {
+    for sent in (0..times).step_by(500) {
+        let n = (times - sent).min(500) as usize;
+        rig.bytes(conn, &said(&vec![Message::Request(block); n]));
+        rig.said(conn);
+    }
 }
 
 #[test]
@@ -63,10 +73,7 @@ fn t20_whoever_keeps_asking_while_choked_is_closed() {
         let granted = rig.p(conn).granted.clone();
         let piece = if allowed_fast { granted[0].get() } else { (0..20).find(|i| !granted.contains(&p(*i))).unwrap() };
         let free = if allowed_fast { 2 * 2 * limits::ALLOWED_FAST as u32 } else { 0 };
-        for _ in 0..free + limits::REJECTS {
-            rig.says(conn, &Message::Request(blk(piece, 0)));
-            rig.said(conn);
-        }
+        asks(&mut rig, conn, blk(piece, 0), free + limits::REJECTS);
         assert!(rig.is_open(conn), "at the limit");
         rig.says(conn, &Message::Request(blk(piece, 0)));
         assert!(matches!(rig.why_closed(conn), Some(CloseReason::Protocol(_))), "one past it");
@@ -75,10 +82,7 @@ fn t20_whoever_keeps_asking_while_choked_is_closed() {
     let (mut rig, t) = Rig::seed(&c);
     let conn = rig.peer(t, 1, true);
     for _ in 0..3 {
-        (0..limits::REJECTS).for_each(|_| {
-            rig.says(conn, &Message::Request(blk(7, 1)));
-            rig.said(conn);
-        });
+        asks(&mut rig, conn, blk(7, 1), limits::REJECTS);
         rig.says(conn, &Message::Interested);
         assert!(!rig.p(conn).choking);
         rig.says(conn, &Message::NotInterested);
