@@ -95,7 +95,7 @@ pub(super) struct Get {
     pub(super) peers: Vec<HostPort>,
     pub(super) trackers: Vec<String>,
     pub(super) no_tracker: bool,
-    /// The DHT is used; beginning at these nodes, if there are any.
+    /// The DHT is used, beginning at these nodes; at the well-known ones if there are none. `None`: it is not.
     pub(super) dht: Option<Vec<HostPort>>,
     pub(super) verify: bool,
     /// Give up privileges that are not needed.
@@ -244,8 +244,8 @@ const TABLE: &[Row] = &[
     row("", "peer", "HOST:PORT", GET, "connect to this peer; repeatable"),
     row("", "tracker", "URL", GET, "use this tracker too; repeatable"),
     row("", "no-tracker", "", GET, "do not use the torrent's own trackers"),
-    row("", "dht", "", GET, "find peers through the distributed hash table too"),
-    row("", "dht-bootstrap", "HOST:PORT", GET, "the same, beginning at this node; repeatable"),
+    row("", "no-dht", "", GET, "do not find peers through the DHT"),
+    row("", "dht-bootstrap", "HOST:PORT", GET, "begin the DHT at this node; repeatable"),
     row("", "memory", "SIZE", GET, MEMORY),
     row("", "storage", "HOW", GET | CHECK, "file access: auto, map or io"),
     row("", "no-sandbox", "", GET, "do not confine the process to its folders"),
@@ -399,10 +399,7 @@ fn get(given: &Given, operands: Vec<OsString>, probe: &dyn Fn(&Path) -> Probe) -
         peers: given.values("peer", host_port)?,
         trackers: given.values("tracker", tracker)?,
         no_tracker: given.flag("no-tracker"),
-        dht: {
-            let nodes = given.values("dht-bootstrap", host_port)?;
-            (given.flag("dht") || !nodes.is_empty()).then_some(nodes)
-        },
+        dht: Some(given.values("dht-bootstrap", host_port)?).filter(|_| !given.flag("no-dht")),
         verify: given.flag("verify"),
         sandbox: !given.flag("no-sandbox"),
         storage: given.value("storage", backend)?.unwrap_or_default(),

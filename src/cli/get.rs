@@ -19,7 +19,7 @@
 //! A torrent that failed does not hold up the others. The session tries again by itself, and if that
 //! works while others are still running, the failure is forgotten.
 
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 
 use super::args::{Common, Get, HostPort};
 use super::confine::{self, Needs};
@@ -215,7 +215,8 @@ fn config(opts: &Get) -> LoopConfig {
     }
     session.dht = opts.dht.as_ref().map(|nodes| {
         let mut dht = DhtConfig::default();
-        if !nodes.is_empty() {
+        // From loopback addresses no well-known node is reached: they are not even looked up.
+        if !nodes.is_empty() || !opts.bind.is_empty() && opts.bind.iter().all(IpAddr::is_loopback) {
             dht.bootstrap = nodes.iter().map(|n| (n.host.clone(), n.port)).collect();
         }
         dht

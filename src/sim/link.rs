@@ -379,6 +379,9 @@ impl Net {
         let (Some(a), Some(b)) = (self.host_of(from), self.host_of(to)) else { return };
         let times = 1 + u32::from(self.rng.u32(..1000) < self.weather.twice);
         self.trace.note(5, u64::from(a) << 32 | u64::from(b), data.len() as u64);
+        if let Some(pcap) = &mut self.pcap {
+            pcap.datagram(self.now, from, to, data);
+        }
         for _ in 0..times {
             let (near, far) = (&self.lines[a as usize], &self.lines[b as usize]);
             let cut = near.group != far.group && self.split > self.now;

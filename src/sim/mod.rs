@@ -23,6 +23,7 @@ mod faults;
 mod link;
 mod node;
 mod pcap;
+mod plain;
 mod plan;
 mod platter;
 mod script;
@@ -34,6 +35,8 @@ mod tracker;
 mod world;
 
 pub use link::Weather;
+pub use pcap::Sink;
+pub use plain::Plain;
 pub use plan::Style;
 pub use trace::Lines;
 
@@ -50,8 +53,8 @@ pub struct Options {
     pub nodes: u32,
     /// Where a transcript goes.
     pub lines: Option<Lines>,
-    /// Keep a capture of all traffic.
-    pub pcap: bool,
+    /// Where a capture of all traffic goes.
+    pub pcap: Option<Sink>,
 }
 
 /// What came of a run.
@@ -77,8 +80,6 @@ pub struct Report {
     pub violations: Vec<String>,
     /// How often each kind of fault struck.
     pub counts: BTreeMap<&'static str, u64>,
-    /// The capture, if one was wanted.
-    pub pcap: Option<Vec<u8>>,
 }
 
 /// Runs a seed.
@@ -87,4 +88,12 @@ pub struct Report {
 /// When an assertion of the code under test fails; that is a finding like any other.
 pub fn run(seed: u64, options: &Options) -> Report {
     World::new(Plan::draw(seed, options.nodes.max(2)), options).run()
+}
+
+/// Runs a swarm in which nothing goes wrong.
+///
+/// # Panics
+/// As [`run`] does.
+pub fn run_plain(seed: u64, swarm: &Plain) -> Report {
+    World::new(swarm.plan(seed), &Options::default()).run()
 }

@@ -58,7 +58,7 @@ impl World {
         let trackers = trackers.collect();
         let meta = content::metainfo(plan.seed, plan.piece_len, &plan.files, trackers);
         let layout = layout_of(&meta);
-        let pcap = options.pcap.then(super::pcap::Pcap::new);
+        let pcap = options.pcap.map(super::pcap::Pcap::new);
         let mut net = Net::new(plan.lines.clone(), plan.weather, rng.fork(), Trace::new(options.lines), pcap);
         let (n, s) = (plan.nodes.len() as u32, plan.scripts.len() as u32);
         (net.taps.nodes, net.taps.peers, net.taps.pieces) = (n, n + s, layout.pieces());
@@ -196,7 +196,6 @@ impl World {
             finished: self.finished,
             violations: self.violations,
             counts: self.counts,
-            pcap: self.net.pcap.map(super::pcap::Pcap::into_bytes),
         }
     }
 

@@ -1,17 +1,52 @@
 """A headless client on libtorrent's Python binding, for the interop runner.
 
 lt_client.py ROLE TORRENT|MAGNET DIR IP PORT HOME [name=value ...]
+lt_client.py nodes PORT IP...
+
+`nodes` is a DHT node on each address and nothing else; what is announced to them is printed. Otherwise:
 
 ROLE  seed   the data is complete: trust it and seed
       leech  download; an incomplete DIR is hash-checked first
 HOME/done is written when every piece is there and flushed. `peer=HOST:PORT` dials a peer, `extension=NAME`
-loads one; any other name=value is a libtorrent setting. TCP only, and nothing that looks for peers by itself
+loads one, `dht=HOST:PORT` begins its DHT node there; any other name=value is a libtorrent setting. TCP only, and nothing that looks for peers by itself
 unless it is told to.
 """
 import os
 import sys
+import time
 
 import libtorrent as lt
+
+
+def dht_settings(ip, port, first):
+    """A DHT node in a network in which all addresses are alike."""
+    return {
+        "listen_interfaces": f"{ip}:{port}",
+        "enable_dht": True,
+        "dht_bootstrap_nodes": first,
+        "dht_restrict_routing_ips": False,
+        "dht_restrict_search_ips": False,
+        "dht_block_ratelimit": 1000,
+        "dht_announce_interval": 5,
+    }
+
+
+if sys.argv[1] == "nodes":
+    port, ips = int(sys.argv[2]), sys.argv[3:]
+    quiet = {"enable_lsd": False, "enable_upnp": False, "enable_natpmp": False}
+    quiet["alert_mask"] = int(lt.alert.category_t.dht_notification)
+    sessions = [lt.session({**quiet, **dht_settings(ip, port, "")}) for ip in ips]
+    # Left to themselves they would need minutes to find each other.
+    for own, session in zip(ips, sessions):
+        for ip in ips:
+            if ip != own:
+                session.add_dht_node((ip, port))
+    while True:
+        for session in sessions:
+            for alert in session.pop_alerts():
+                if type(alert).__name__ == "dht_announce_alert":
+                    print("announced", alert.ip, alert.port, alert.info_hash, flush=True)
+        time.sleep(0.1)
 
 role, torrent, folder, ip, port, home = sys.argv[1:7]
 peers = []
@@ -42,6 +77,8 @@ for pair in sys.argv[7:]:
     if name == "peer":
         host, at = value.rsplit(":", 1)
         peers.append((host, int(at)))
+    elif name == "dht":
+        settings.update(dht_settings(ip, port, value))
     elif name == "extension":
         extensions.append(value)
     else:

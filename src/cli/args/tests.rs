@@ -248,3 +248,15 @@ fn the_help_fits_80_columns_and_has_every_option() {
     assert_eq!(help.lines().filter(|l| l.starts_with("  btmio ")).count(), 4, "examples");
     assert!(help.lines().all(|l| l == l.trim_end()));
 }
+
+#[test]
+fn the_dht_is_on_unless_it_is_not_wanted() {
+    let nodes = |text: &str| get(text).dht.map(|nodes| nodes.iter().map(|n| n.host.clone()).collect::<Vec<_>>());
+    assert_eq!(nodes("a.torrent"), Some(vec![]));
+    assert_eq!(nodes("--dht-bootstrap=a:1 --dht-bootstrap=[::1]:2 a.torrent"), Some(vec!["a".into(), "::1".into()]));
+    assert_eq!(nodes("--dht-bootstrap=a:1 --no-dht a.torrent"), None);
+    assert_eq!(
+        refused("--dht-bootstrap=a a.torrent"),
+        "--dht-bootstrap: wanted HOST:PORT, as 10.0.0.2:6881 or [::1]:6881, got 'a'"
+    );
+}

@@ -49,7 +49,11 @@ fn demo(scratch: &Path, out: &Path) -> Result<(), String> {
 
     let run = |name: &str, dir: &Path, options: &[&str]| {
         let mut c = Command::new(&binary);
-        c.args(["--json", "--port=0", "--bind=127.0.0.1"]).args(options).arg("--dir").arg(dir).arg(&torrent);
+        c.args(["--json", "--no-dht", "--port=0", "--bind=127.0.0.1"])
+            .args(options)
+            .arg("--dir")
+            .arg(dir)
+            .arg(&torrent);
         c.env("XDG_STATE_HOME", state(scratch, name));
         Child::spawn(name, scratch, c).map_err(|e| format!("starting {e}"))
     };

@@ -8,6 +8,7 @@
 //!
 //! A new input goes there under a name that says what it is; `cargo test` finds it.
 
+mod dht;
 mod session;
 mod text;
 mod torrent;
@@ -21,14 +22,17 @@ use btmio::wire::{self, Decoder, Event, ExtHandshake, Message};
 pub type Target = fn(&[u8]);
 
 /// All targets by name.
-pub const TARGETS: [(&str, Target); 19] = [
+pub const TARGETS: [(&str, Target); 22] = [
     ("arguments", text::arguments),
     ("bencode", bencode),
     ("decoder", decoder),
+    ("dht", dht::node),
     ("dns", text::dns),
+    ("exchange", exchange),
     ("extended", extended),
     ("gzip", tracker::gzip),
     ("handshake", handshake),
+    ("krpc", dht::krpc),
     ("magnet", text::magnet),
     ("message", message),
     ("metainfo", torrent::metainfo),
@@ -184,6 +188,19 @@ pub fn extended(data: &[u8]) {
     let Ok(theirs) = ExtHandshake::parse(data) else { return };
     if let Some(v) = &theirs.client {
         assert!(!v.contains(char::is_control), "{v:?}");
+    }
+}
+
+/// The bodies of extension messages: peers (BEP 11) and parts of the metadata (BEP 9). What is read, written and
+/// read again is the same.
+pub fn exchange(data: &[u8]) {
+    const MAX: usize = 50;
+    if let Some(pex) = wire::pex::Pex::parse(data, MAX) {
+        assert!(pex.added.len() <= 2 * MAX && pex.dropped.len() <= 2 * MAX);
+        assert_eq!(wire::pex::Pex::parse(&pex.encode(), MAX), Some(pex));
+    }
+    if let Some(message) = wire::Metadata::parse(data) {
+        assert_eq!(wire::Metadata::parse(&message.encode()), Some(message));
     }
 }
 

@@ -11,9 +11,12 @@ use std::sync::OnceLock;
 
 use btmio::api::{Action, Add, CloseReason, ErrorKind, FileStamp, Input, Priority, Want};
 use btmio::bencode::Writer;
-use btmio::config::Config;
+use btmio::config::{Config, DhtConfig};
+use btmio::dht::NodeId;
+use btmio::dht::krpc::{self, Method, Query};
 use btmio::id::{Block, ConnKey, InfoHash, PieceIndex, TorrentKey};
 use btmio::metainfo::Metainfo;
+use btmio::metainfo::magnet::Magnet;
 use btmio::session::{Chunk, Session};
 use btmio::time::{Duration, Instant};
 use btmio::wire::{self, Message};
@@ -47,14 +50,21 @@ struct World {
     lookups: Vec<u64>,
     record: Option<Vec<u8>>,
     run: Vec<Block>,
+    /// Datagrams it has sent: to whom, and the transaction's id. The latest last.
+    asked: Vec<(SocketAddr, Vec<u8>)>,
 }
 
 impl World {
     fn new() -> Self {
-        let config = Config { max_peers: 6, max_peers_torrent: 4, half_open: 3, ..Config::default() };
+        let now = Instant::from_secs(1);
+        let dht = DhtConfig { bootstrap: vec![("boot.example".into(), 1)], read_only: false };
+        let config = Config { max_peers: 6, max_peers_torrent: 4, half_open: 3, dht: Some(dht), ..Config::default() };
+        let mut s = Session::new(config, [3; 32]);
+        s.start_dht(now, None);
         Self {
-            s: Session::new(config, [3; 32]),
-            now: Instant::from_secs(1),
+            s,
+            now,
+            asked: Vec::new(),
             conns: Vec::new(),
             hashes: Vec::new(),
             opens: Vec::new(),
@@ -90,6 +100,16 @@ impl World {
             }
         }
         while self.s.poll_alert().is_some() {}
+        let mut datagram = Vec::new();
+        while let Some(to) = self.s.poll_datagram(&mut datagram) {
+            assert!(datagram.len() <= 1200 && to.port() != 0, "{} bytes to {to}", datagram.len());
+            let tid = match krpc::parse(&datagram, to.is_ipv6()) {
+                Some(message) => message.tid.to_vec(),
+                None => datagram[12..16].to_vec(),
+            };
+            self.asked.push((to, tid));
+        }
+        self.asked.drain(..self.asked.len().saturating_sub(8));
     }
 
     fn check(&self) {
@@ -222,7 +242,7 @@ fn say(b: &mut Bytes<'_>) -> Vec<u8> {
         }
         15 => {
             let n = usize::from(b.u8());
-            Message::Extended { id: b.u8() & 3, payload: b.take(n) }
+            Message::Extended { id: b.u8() & 7, payload: b.take(n) }
         }
         _ => {
             let ext = wire::encode_ext(&wire::OurExt {
@@ -230,9 +250,9 @@ fn say(b: &mut Bytes<'_>) -> Vec<u8> {
                 reqq: Some(b.u16().into()),
                 yourip: None,
                 upload_only: Some(b.u8() & 1 == 1),
-                metadata_size: None,
+                metadata_size: Some(u32::from(b.u8()) * 200).filter(|n| *n > 0),
                 client: Some("x"),
-                exts: &[wire::Ext::DontHave, wire::Ext::UploadOnly],
+                exts: &[wire::Ext::DontHave, wire::Ext::UploadOnly, wire::Ext::Metadata, wire::Ext::Pex],
             });
             wire::encode(&Message::Extended { id: 0, payload: &ext }, &mut out);
             return out;
@@ -277,7 +297,11 @@ pub(super) fn session(data: &[u8]) {
 
 fn step(w: &mut World, b: &mut Bytes<'_>) {
     let now = w.now;
-    match b.u8() % 24 {
+    let op = b.u8();
+    if op >= 0xf0 {
+        return datagram(w, b);
+    }
+    match op % 24 {
         0 => {
             w.now += Duration::from_millis(u64::from(b.u16()));
             if w.s.poll_timeout().is_some_and(|at| at <= w.now) {
@@ -356,9 +380,49 @@ fn step(w: &mut World, b: &mut Bytes<'_>) {
     }
 }
 
+/// Something comes without a connection: noise, a query of a DHT node, the answer to what was asked, or the
+/// system's word that something did not get away.
+fn datagram(w: &mut World, b: &mut Bytes<'_>) {
+    let (v, mut from) = (b.u8(), addr(b.u8()));
+    let n = usize::from(b.u8());
+    let mut data = b.take(n).to_vec();
+    match v & 7 {
+        0 => {}
+        1 => {
+            let id = NodeId::new([v; 20]);
+            let info_hash = metas()[0].info_hash.unwrap_or(InfoHash::new([0; 20]));
+            let method = if v & 8 == 0 { Method::FindNode { target: id } } else { Method::GetPeers { info_hash } };
+            data = krpc::encode_query(b"aa", &Query { id, method, want: None, read_only: v & 16 != 0 });
+        }
+        2 => return w.s.handle(w.now, Input::Unsent { to: from, error: "no route".into() }),
+        _ => {
+            let Some((to, tid)) = w.asked.pop() else { return };
+            from = to;
+            if v & 8 == 0 {
+                // A tracker's.
+                data = [u32::from(v >> 4 & 3).to_be_bytes().to_vec(), tid, data].concat();
+            } else {
+                let mut r = Writer::new();
+                r.begin_dict().key(b"r").begin_dict().key(b"id").bytes(&[v; 20]).key(b"nodes").bytes(&data);
+                r.key(b"token").bytes(b"t").key(b"values").begin_list().bytes(&[10, 0, 0, 1, 23, 112]).end();
+                r.end().key(b"t").bytes(&tid).key(b"y").bytes(b"r").end();
+                data = r.into_bytes();
+            }
+        }
+    }
+    w.s.handle_datagram(w.now, from, &data);
+}
+
 fn add(w: &mut World, b: &mut Bytes<'_>) {
     let v = b.u8();
-    let mut add = Add::new(metas()[usize::from(v & 1)].clone(), "d");
+    let mut add = match v & 3 {
+        // What it is has to be asked of peers.
+        3 => {
+            let magnet = Magnet::parse("magnet:?xt=urn:btih:00112233445566778899aabbccddeeff00112233");
+            Add::magnet(&magnet.expect("a link"), "d").expect("it has a hash")
+        }
+        _ => Add::new(metas()[usize::from(v & 1)].clone(), "d"),
+    };
     add.paused = v & 2 != 0;
     add.sequential = v & 4 != 0;
     add.verify = v & 8 != 0;
@@ -366,6 +430,7 @@ fn add(w: &mut World, b: &mut Bytes<'_>) {
     add.peers = (0..v >> 5).map(|i| addr(i + 1)).collect();
     if v & 64 != 0 {
         add.trackers.push("http://t.example/announce".to_owned());
+        add.trackers.push("udp://u.example:80/announce".to_owned());
     }
     let _ = w.s.add(w.now, add);
 }

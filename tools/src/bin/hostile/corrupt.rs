@@ -45,6 +45,7 @@ pub(crate) fn run(payload: &Payload, dir: &Path) -> Result<String, String> {
         dir: to.clone(),
         home,
         pex: false,
+        dht: Vec::new(),
         up_limit: 0,
         extra,
     };

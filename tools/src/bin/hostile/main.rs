@@ -151,6 +151,7 @@ fn one(client: Client, nofile: u64, attack: &Attack, payload: &Payload, scratch:
         dir: scratch.join("seed"),
         home: home.clone(),
         pex: false,
+        dht: Vec::new(),
         up_limit: 0,
         extra: vec!["--seed-time=10m".into()],
     };

@@ -1,8 +1,8 @@
 //! The clients: how each is started without a screen, and how it tells that it is done.
 //!
 //! Every client gets its own address on the scenario's private network, its own empty home, TCP only,
-//! and nothing that finds peers by itself (no DHT, LSD, PEX, UPnP, NAT-PMP, update checks), so that what
-//! happens is what the scenario says. Ports are fixed ([`PORT`], [`RPC`]): addresses differ instead.
+//! and nothing that finds peers by itself (no DHT, LSD, PEX, UPnP, NAT-PMP, update checks) unless the job
+//! says so, so that what happens is what the scenario says. Ports are fixed ([`PORT`], [`RPC`]): addresses differ instead.
 //!
 //! "Done" is a file `done` in the client's home, made by the client's own completion hook; for aria2,
 //! whose hook comes before its last write, and btmio, which has events and an exit code, see [`Node::done`].
@@ -10,6 +10,7 @@
 use crate::http;
 use serde_json::{Value, json};
 use std::fs;
+use std::net::SocketAddrV4;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -56,6 +57,8 @@ pub(crate) struct Job {
     pub(crate) home: PathBuf,
     /// Peers may tell it of peers (BEP 11). Transmission, libtorrent; btmio always does.
     pub(crate) pex: bool,
+    /// Nodes at which its own DHT node begins; none: it has none. Transmission, libtorrent, aria2, btmio.
+    pub(crate) dht: Vec<SocketAddrV4>,
     /// Upload limit in KiB/s, 0 for none. Transmission, aria2.
     pub(crate) up_limit: u32,
     /// Further arguments. btmio; libtorrent's have no dashes in front.
@@ -168,6 +171,10 @@ fn btmio(job: &Job) -> Result<Command, String> {
     let mut c = Command::new(tools::process::program("btmio")?);
     c.args(["--json", &format!("--port={PORT}"), &format!("--bind={}", job.ip)]).arg("--dir").arg(&job.dir);
     c.arg(format!("--log={}", job.home.join("log").display())).arg("-v").args(&job.extra);
+    c.args(job.dht.iter().map(|node| format!("--dht-bootstrap={node}")));
+    if job.dht.is_empty() {
+        c.arg("--no-dht");
+    }
     match job.role {
         // By default it seeds until a ratio of one, which is exactly one download.
         Role::Seed => c.args(["--verify", "--seed-ratio=1000", "--seed-time=60"]),
@@ -181,7 +188,7 @@ fn transmission(job: &Job) -> Result<Command, String> {
     let cfg = job.home.join("cfg");
     let settings = json!({
         "bind-address-ipv4": job.ip, "bind-address-ipv6": "::1", "peer-port": PORT, "port-is-random": false,
-        "peer-port-random-on-start": false, "dht-enabled": false, "lpd-enabled": false, "pex-enabled": job.pex,
+        "peer-port-random-on-start": false, "dht-enabled": !job.dht.is_empty(), "lpd-enabled": false, "pex-enabled": job.pex,
         "port-forwarding-enabled": false, "utp-enabled": false, "encryption": 0, "blocklist-enabled": false,
         "rpc-enabled": true, "rpc-bind-address": job.ip, "rpc-port": RPC, "rpc-authentication-required": false,
         "rpc-whitelist-enabled": false, "rpc-host-whitelist-enabled": false,
@@ -192,6 +199,15 @@ fn transmission(job: &Job) -> Result<Command, String> {
         "script-torrent-done-enabled": true, "script-torrent-done-filename": hook(job)?, "message-level": 2,
     });
     write(&cfg.join("settings.json"), &settings.to_string())?;
+    if !job.dht.is_empty() {
+        // As if from an earlier run: these are pinged one every two seconds, those given by name one every fifteen.
+        let nodes: Vec<u8> =
+            job.dht.iter().flat_map(|n| [&n.ip().octets()[..], &n.port().to_be_bytes()].concat()).collect();
+        let id: Vec<u8> = job.ip.bytes().cycle().take(20).collect();
+        let head = format!("{}:", nodes.len());
+        let parts = [b"d2:id20:", &id[..], b"5:nodes", head.as_bytes(), &nodes, b"e"];
+        fs::write(cfg.join("dht.dat"), parts.concat()).map_err(|e| e.to_string())?;
+    }
     let mut c = Command::new("transmission-daemon");
     c.arg("-f").arg("-g").arg(cfg);
     Ok(c)
@@ -225,7 +241,14 @@ fn transmission_add(node: &mut Node, job: &Job) -> Result<(), String> {
 
 fn aria2(job: &Job) -> Command {
     let mut c = Command::new("aria2c");
-    c.args(["--no-conf", "--enable-dht=false", "--enable-dht6=false", "--bt-enable-lpd=false", "--disable-ipv6=true"]);
+    c.args(["--no-conf", "--enable-dht6=false", "--bt-enable-lpd=false", "--disable-ipv6=true"]);
+    match job.dht.first() {
+        Some(node) => {
+            c.arg(format!("--dht-entry-point={node}")).arg(format!("--dht-listen-port={PORT}"));
+            c.arg(format!("--dht-file-path={}", job.home.join("dht.dat").display()))
+        }
+        None => c.arg("--enable-dht=false"),
+    };
     c.args([
         "--enable-peer-exchange=false",
         "--async-dns=false",
@@ -241,14 +264,31 @@ fn aria2(job: &Job) -> Command {
     c
 }
 
-fn libtorrent(job: &Job) -> Result<Command, String> {
-    let script = job.home.join("lt_client.py");
+/// The script that is libtorrent.
+fn python(home: &Path) -> Result<Command, String> {
+    let script = home.join("lt_client.py");
     write(&script, include_str!("../../../py/lt_client.py"))?;
-    let role = if job.role == Role::Seed { "seed" } else { "leech" };
     let mut c = Command::new(std::env::var_os("BTMIO_PYTHON").unwrap_or_else(|| "python3".into()));
-    c.arg(script).arg(role).arg(&job.torrent).arg(&job.dir).args([&job.ip, &PORT.to_string()]).arg(&job.home);
+    c.arg(script);
+    Ok(c)
+}
+
+/// A DHT of libtorrent nodes at these addresses, all on [`PORT`]; each knows the others.
+pub(crate) fn dht_nodes(home: &Path, ips: &[String]) -> Result<Child, String> {
+    let mut c = python(home)?;
+    c.arg("nodes").arg(PORT.to_string()).args(ips).env("HOME", home).current_dir(home);
+    Child::spawn("nodes", home, c).map_err(|e| format!("starting {e}"))
+}
+
+fn libtorrent(job: &Job) -> Result<Command, String> {
+    let role = if job.role == Role::Seed { "seed" } else { "leech" };
+    let mut c = python(&job.home)?;
+    c.arg(role).arg(&job.torrent).arg(&job.dir).args([&job.ip, &PORT.to_string()]).arg(&job.home);
     if job.pex {
         c.arg("extension=ut_pex");
+    }
+    if let Some(node) = job.dht.first() {
+        c.arg(format!("dht={node}"));
     }
     c.args(job.extra.iter().filter(|e| !e.starts_with('-')));
     Ok(c)

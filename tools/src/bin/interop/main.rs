@@ -13,6 +13,7 @@
 //! from a fault of btmio.
 
 mod clients;
+mod finding;
 mod http;
 mod large;
 mod scenarios;

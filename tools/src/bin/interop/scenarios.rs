@@ -1,6 +1,7 @@
 //! What is shown: who has the data, who wants it, what is in the way.
 
 use crate::clients::{Client, Job, Node, OTHERS, PORT, Role};
+use crate::finding::FINDERS;
 use crate::trackers::{Over, Tracker};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -10,7 +11,7 @@ use tools::process::wait_for;
 use tools::tracker::{Options, Redirect};
 
 /// Longest a transfer may take; the slow ones are rate-limited to about ten seconds.
-const TRANSFER: Duration = Duration::from_secs(100);
+pub(crate) const TRANSFER: Duration = Duration::from_secs(100);
 /// Longest until a client has started, hash-checked 64 MiB and announced.
 const START: Duration = Duration::from_secs(40);
 /// Longest between a client's word that it is done and correct bytes in all files.
@@ -28,6 +29,7 @@ pub(crate) struct World {
 pub(crate) fn names() -> Vec<String> {
     let both = |c: &Client| [format!("{}-to-btmio", c.name()), format!("btmio-to-{}", c.name())];
     let magnets = |c: &Client| [format!("magnet-{}-to-btmio", c.name()), format!("magnet-btmio-to-{}", c.name())];
+    let dht = |c: &Client| [format!("dht-{}-to-btmio", c.name()), format!("dht-btmio-to-{}", c.name())];
     let rest = [
         "magnet-peer",
         "magnet-kept",
@@ -47,7 +49,8 @@ pub(crate) fn names() -> Vec<String> {
         "tracker-redirect",
         "tracker-self",
     ];
-    OTHERS.iter().flat_map(both).chain(OTHERS.iter().flat_map(magnets)).chain(rest.map(str::to_owned)).collect()
+    let all = OTHERS.iter().flat_map(both).chain(OTHERS.iter().flat_map(magnets));
+    all.chain(FINDERS.iter().flat_map(dht)).chain(rest.map(str::to_owned)).collect()
 }
 
 /// Runs one scenario, or `A-to-B` for any two clients; what was shown, or what went wrong.
@@ -74,14 +77,23 @@ pub(crate) fn run(name: &str, world: &World) -> Result<String, String> {
         "tracker-garbage" => world.bad_tracker(Options { garbage: true, ..Options::default() }),
         "tracker-redirect" => world.bad_tracker(Options { redirect: Some(Redirect::Loop), ..Options::default() }),
         "tracker-self" => world.names_ourselves(),
+        _ if name.starts_with("dht-") => {
+            let (from, to) = pair(&name[4..])?;
+            world.dht(from, to)
+        }
         _ => {
-            let (magnet, pair) = name.strip_prefix("magnet-").map_or((false, name), |rest| (true, rest));
-            let (from, to) = pair.split_once("-to-").ok_or(format!("no scenario called {name}"))?;
-            let client = |name| Client::from_name(name).ok_or(format!("no client called {name}"));
-            let (from, to, tracker) = (client(from)?, client(to)?, world.tracker(Options::default())?);
+            let (magnet, rest) = name.strip_prefix("magnet-").map_or((false, name), |rest| (true, rest));
+            let ((from, to), tracker) = (pair(rest)?, world.tracker(Options::default())?);
             if magnet { world.magnet(from, to, &tracker) } else { world.transfer(from, to, &tracker) }
         }
     }
+}
+
+/// The clients of `A-to-B`.
+fn pair(name: &str) -> Result<(Client, Client), String> {
+    let (from, to) = name.split_once("-to-").ok_or(format!("no scenario called {name}"))?;
+    let client = |name| Client::from_name(name).ok_or(format!("no client called {name}"));
+    Ok((client(from)?, client(to)?))
 }
 
 impl World {
@@ -107,14 +119,14 @@ impl World {
     }
 
     /// Writes a `.torrent` with these tracker tiers.
-    fn torrent(&self, name: &str, tiers: &[&str]) -> Result<PathBuf, String> {
+    pub(crate) fn torrent(&self, name: &str, tiers: &[&str]) -> Result<PathBuf, String> {
         let path = self.dir.join(format!("{name}.torrent"));
         std::fs::write(&path, self.payload.torrent(tiers)).map_err(|e| e.to_string())?;
         Ok(path)
     }
 
     /// A client's job: address 10.77.0.`n`, folders of its own, all data in place if it is a seed.
-    fn job(&self, n: u8, client: Client, role: Role, torrent: &Path) -> Result<Job, String> {
+    pub(crate) fn job(&self, n: u8, client: Client, role: Role, torrent: &Path) -> Result<Job, String> {
         let job = self.empty_job(n, client, role, torrent)?;
         if role == Role::Seed {
             self.payload.write(&job.dir).map_err(|e| e.to_string())?;
@@ -127,7 +139,7 @@ impl World {
         let (dir, home) = (self.dir.join(format!("{n}-data")), self.dir.join(format!("{n}-{}", client.name())));
         std::fs::create_dir_all(&dir).map_err(|e| e.to_string())?;
         let (torrent, ip) = (torrent.to_owned(), format!("{}{n}", self.net));
-        Ok(Job { client, role, ip, torrent, dir, home, pex: false, up_limit: 0, extra: Vec::new() })
+        Ok(Job { client, role, ip, torrent, dir, home, pex: false, dht: Vec::new(), up_limit: 0, extra: Vec::new() })
     }
 
     /// Starts a client and waits until the tracker knows of it, as a seed or as a leech.
@@ -147,7 +159,7 @@ impl World {
     }
 
     /// Waits until `node` is done, and checks every file. btmio started with `-e` must end first, with 0.
-    fn arrives(&self, node: &mut Node, job: &Job, others: &[&Node]) -> Result<(), String> {
+    pub(crate) fn arrives(&self, node: &mut Node, job: &Job, others: &[&Node]) -> Result<(), String> {
         let done = wait_for(TRANSFER, || match node.done() {
             Ok(false) => None,
             Ok(true) => Some(Ok(())),
@@ -210,7 +222,7 @@ impl World {
     }
 
     /// The payload's magnet link; a path, because that is what clients are given.
-    fn link(&self, more: &str) -> PathBuf {
+    pub(crate) fn link(&self, more: &str) -> PathBuf {
         let hash: String = self.hash().iter().map(|b| format!("{b:02x}")).collect();
         format!("magnet:?xt=urn:btih:{hash}{more}").into()
     }

@@ -3,10 +3,15 @@
 //! `sim [--seeds N] [--from S] [--nodes N] [--threads N] [--seconds T]` runs many, and begins none after T seconds;
 //! `--fresh` draws S from the clock, and prints it, so that the batch can be run again;
 //! `sim --seed S [--nodes N] [--trace] [--pcap FILE]` runs one, with a transcript on standard output.
-//! A line of `testdata/seeds.txt` is `NODES SEED`, and `sim --list FILE` runs every one.
+//! A line of `testdata/seeds.txt` is `NODES SEED`, and `sim --list FILE` runs every one;
+//! `sim --table [--check FILE]` prints how long swarms take, and compares that with a table that was kept.
+
+mod table;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufWriter, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -28,6 +33,8 @@ impl log::Log for Log {
 thread_local! {
     /// What the last panic of this thread said, and where.
     static PANIC: RefCell<String> = const { RefCell::new(String::new()) };
+    /// Where the capture goes.
+    static CAPTURE: RefCell<Option<BufWriter<File>>> = const { RefCell::new(None) };
 }
 
 /// A panic is a finding; its message comes from the hook.
@@ -57,12 +64,19 @@ fn one(seed: u64, options: &Options, trace: bool, pcap: Option<&str>) -> bool {
         log::set_max_level(log::LevelFilter::Trace);
         options.lines = Some(|line| println!("{line}"));
     }
-    options.pcap = pcap.is_some();
-    match attempt(seed, &options) {
-        Ok(mut report) => {
-            if let (Some(path), Some(bytes)) = (pcap, report.pcap.take()) {
-                std::fs::write(path, bytes).expect("the capture can be written");
-            }
+    if let Some(path) = pcap {
+        let file = File::create(path).unwrap_or_else(|e| panic!("{path}: {e}"));
+        CAPTURE.set(Some(BufWriter::new(file)));
+        options.pcap = Some(|bytes| {
+            CAPTURE.with_borrow_mut(|c| c.iter_mut().for_each(|c| c.write_all(bytes).expect("room for the capture")));
+        });
+    }
+    let result = attempt(seed, &options);
+    if let Some(mut capture) = CAPTURE.take() {
+        capture.flush().expect("room for the capture");
+    }
+    match result {
+        Ok(report) => {
             println!("{report:#?}");
             report.violations.is_empty()
         }
@@ -143,6 +157,8 @@ fn main() {
     let ok = if let Some(seed) = value("--seed") {
         let options = Options { nodes, ..Options::default() };
         one(seed.parse().expect("a seed"), &options, args.iter().any(|a| a == "--trace"), value("--pcap"))
+    } else if args.iter().any(|a| a == "--table") {
+        table::table(threads, value("--check"))
     } else if let Some(path) = value("--list") {
         many(&listed(path), threads, seconds)
     } else {
