@@ -92,6 +92,7 @@ pub mod dht;
 pub mod error;
 pub mod http;
 pub mod id;
+pub mod lazy;
 pub mod metainfo;
 pub mod net;
 pub mod peer;

@@ -64,9 +64,10 @@ pub struct Rate {
 
 impl Rate {
     /// An average in which bytes fade with this time constant (at least 64 us).
-    pub fn new(time_constant: Duration) -> Self {
-        let us = u64::try_from(time_constant.as_micros()).unwrap_or(u64::MAX);
-        Self { step: (us / STEPS).max(1), sum: 0, at: Instant::ZERO, since: Instant::ZERO }
+    pub const fn new(time_constant: Duration) -> Self {
+        let us = time_constant.as_micros();
+        let step = if us > u64::MAX as u128 { u64::MAX / STEPS } else { us as u64 / STEPS };
+        Self { step: if step == 0 { 1 } else { step }, sum: 0, at: Instant::ZERO, since: Instant::ZERO }
     }
 
     /// Counts bytes that moved now.

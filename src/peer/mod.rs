@@ -25,6 +25,7 @@ pub use tracker::{Other, TrackerConn, Transport};
 use crate::bitfield::Bitfield;
 use crate::config::{Config, limits};
 use crate::id::{BLOCK_LEN, Block, PeerId, PeerTag, PieceIndex, TorrentKey};
+use crate::lazy::{Empty, Lazy};
 use crate::rate::Rate;
 use crate::time::{Duration, Instant};
 use crate::wire::{Decoder, ExtMap, HandshakeReader};
@@ -96,7 +97,7 @@ pub struct Peer {
     /// Cuts what comes in into messages.
     pub decoder: Decoder,
     /// What waits for its socket.
-    pub outbox: Outbox,
+    pub outbox: Lazy<Outbox>,
     /// Pieces it has.
     pub have: Bitfield,
     /// What it has said of its pieces while the torrent does not trade yet.
@@ -123,6 +124,35 @@ pub struct Peer {
     pub optimistic: bool,
     /// Pieces it has that we want: interest is `> 0`.
     pub wanted_pieces: u32,
+    /// Its limit on outstanding requests (BEP 10 `reqq`).
+    pub reqq: u32,
+    /// Blocks one receive call should cover; 0 is the scratch path.
+    pub stride: usize,
+    /// Its ids for our extended messages (BEP 10).
+    pub ext: ExtMap,
+    /// What it and we tell each other of other peers.
+    pub pex: PexState,
+    /// Bytes of the info dictionary, as it says (BEP 9).
+    pub info_size: Option<u32>,
+    /// When the connection was made or dialled.
+    pub since: Instant,
+    /// When it last sent anything.
+    pub last_in: Instant,
+    /// When it last sent payload, or was first asked for some.
+    pub last_block: Instant,
+    /// When we last sent anything.
+    pub last_out: Instant,
+    /// A `Wake` for this peer is among the actions that wait for the driver.
+    pub woken: bool,
+    /// The timer that is armed for it.
+    pub timer: Instant,
+    /// What only trading needs.
+    pub trade: Lazy<Trade>,
+}
+
+/// What a connection needs once blocks are asked for, on either side: an idle one does without.
+#[derive(Debug)]
+pub struct Trade {
     /// Requests we wait for, oldest first.
     pub asked: VecDeque<Asked>,
     /// The block whose payload is arriving, and whether it is being dropped.
@@ -138,10 +168,6 @@ pub struct Peer {
     /// The queue still grows by one a block.
     slow_start: bool,
     slow_start_mark: (Instant, u64),
-    /// Its limit on outstanding requests (BEP 10 `reqq`).
-    pub reqq: u32,
-    /// Blocks one receive call should cover; 0 is the scratch path.
-    pub stride: usize,
     /// Pieces it lets us have while choking us (BEP 6).
     pub allowed: Vec<PieceIndex>,
     /// Pieces we let it have while choking it (BEP 6), with what it has taken of them in blocks.
@@ -152,12 +178,6 @@ pub struct Peer {
     pub rejects: u32,
     /// Pieces it suggests (BEP 6).
     pub suggested: Vec<PieceIndex>,
-    /// Its ids for our extended messages (BEP 10).
-    pub ext: ExtMap,
-    /// What it and we tell each other of other peers.
-    pub pex: PexState,
-    /// Bytes of the info dictionary, as it says (BEP 9).
-    pub info_size: Option<u32>,
     /// Pieces of the info dictionary it waits for (BEP 9).
     pub info_wanted: VecDeque<u32>,
     /// Pieces of the info dictionary it has been given.
@@ -168,24 +188,12 @@ pub struct Peer {
     pub earned: Rate,
     /// Payload its socket took.
     pub given: Rate,
-    /// When the connection was made or dialled.
-    pub since: Instant,
-    /// When it last sent anything.
-    pub last_in: Instant,
-    /// When it last sent payload, or was first asked for some.
-    pub last_block: Instant,
-    /// When we last sent anything.
-    pub last_out: Instant,
     /// When we last unchoked it.
     pub unchoked_at: Instant,
     /// Payload sent since then.
     pub given_since_unchoke: u64,
     /// Nothing is asked of it before then: it has just refused something.
     pub hold_until: Instant,
-    /// A `Wake` for this peer is among the actions that wait for the driver.
-    pub woken: bool,
-    /// The timer that is armed for it.
-    pub timer: Instant,
 }
 
 /// What a peer has been told of other peers, and what it has told (BEP 11).
@@ -220,6 +228,45 @@ pub struct Receiving {
     pub since: Instant,
 }
 
+// Ten thousand of them are held on a small machine.
+const _: () = assert!(size_of::<Peer>() <= 400);
+
+impl Trade {
+    const EMPTY: Self = Self {
+        asked: VecDeque::new(),
+        receiving: None,
+        withdrawn: 0,
+        unasked: 0,
+        serving: VecDeque::new(),
+        queue_target: QUEUE_START,
+        slow_start: true,
+        slow_start_mark: (Instant::ZERO, 0),
+        allowed: Vec::new(),
+        granted: Vec::new(),
+        granted_blocks: 0,
+        rejects: 0,
+        suggested: Vec::new(),
+        info_wanted: VecDeque::new(),
+        info_given: 0,
+        received: Rate::new(Duration::from_secs(3)),
+        earned: Rate::new(Duration::from_secs(20)),
+        given: Rate::new(Duration::from_secs(20)),
+        unchoked_at: Instant::ZERO,
+        given_since_unchoke: 0,
+        hold_until: Instant::ZERO,
+    };
+}
+
+impl Empty for Trade {
+    fn empty() -> &'static Self {
+        static EMPTY: Trade = Trade::EMPTY;
+        &EMPTY
+    }
+    fn fresh() -> Self {
+        Self::EMPTY
+    }
+}
+
 impl Peer {
     /// A peer we dial, or one that dialled us.
     pub fn new(
@@ -237,7 +284,7 @@ impl Peer {
             phase: if incoming { Phase::Handshake(Box::default()) } else { Phase::Connecting },
             id: None,
             decoder: Decoder::new(),
-            outbox: Outbox::default(),
+            outbox: Lazy::new(),
             have: Bitfield::none(0),
             early: None,
             have_known: false,
@@ -251,44 +298,31 @@ impl Peer {
             snubbed: false,
             optimistic: false,
             wanted_pieces: 0,
-            asked: VecDeque::new(),
-            receiving: None,
-            withdrawn: 0,
-            unasked: 0,
-            serving: VecDeque::new(),
-            queue_target: QUEUE_START,
-            slow_start: true,
-            slow_start_mark: (now, 0),
             reqq: limits::REQUESTS_OUT_DEFAULT as u32,
             stride: 0,
-            allowed: Vec::new(),
-            granted: Vec::new(),
-            granted_blocks: 0,
-            rejects: 0,
-            suggested: Vec::new(),
             ext: ExtMap::default(),
             pex: PexState::default(),
             info_size: None,
-            info_wanted: VecDeque::new(),
-            info_given: 0,
-            received: Rate::new(Duration::from_secs(3)),
-            earned: Rate::new(Duration::from_secs(20)),
-            given: Rate::new(Duration::from_secs(20)),
             since: now,
             last_in: now,
             last_block: now,
             last_out: now,
-            unchoked_at: Instant::ZERO,
-            given_since_unchoke: 0,
-            hold_until: Instant::ZERO,
             woken: false,
             timer: Instant::FAR,
+            trade: Lazy::new(),
         }
     }
 
     /// Messages flow.
     pub fn is_live(&self) -> bool {
         matches!(self.phase, Phase::Live)
+    }
+
+    /// Gives back what nothing waits in: for a connection on which little happens.
+    pub fn trim(&mut self) {
+        if self.outbox.is_empty() {
+            self.outbox = Lazy::new();
+        }
     }
 
     /// More waits for its socket, blocks apart, than a peer that reads would let pile up.
@@ -308,7 +342,7 @@ impl Peer {
 
     /// We may ask it for blocks of some piece now.
     pub fn may_ask(&self) -> bool {
-        self.is_live() && self.interested && (!self.choked || !self.allowed.is_empty())
+        self.is_live() && self.interested && (!self.choked || !self.trade.allowed.is_empty())
     }
 
     /// How many requests to keep outstanding: bandwidth times delay, within what it allows.
@@ -316,38 +350,38 @@ impl Peer {
     /// The queue doubles each round trip while that makes the peer faster, then follows its rate
     /// times [`Config::queue_time`]. A snubbed peer gets one.
     pub fn target(&self) -> usize {
-        if self.snubbed { 1 } else { self.queue_target.min(self.reqq).max(1) as usize }
+        if self.snubbed { 1 } else { self.trade.queue_target.min(self.reqq).max(1) as usize }
     }
 
     /// Payload arrived: the pipeline follows.
     pub fn on_payload(&mut self, now: Instant, bytes: u64, blocks: u32, config: &Config) {
-        self.received.add(now, bytes);
+        self.trade.received.add(now, bytes);
         self.last_block = now;
         if blocks == 0 {
             return;
         }
         self.snubbed = false;
         let cap = config.requests_out.clamp(4, limits::REQUESTS_OUT) as u32;
-        if self.slow_start {
-            self.queue_target = (self.queue_target + blocks).min(cap);
-            let (since, rate) = self.slow_start_mark;
+        if self.trade.slow_start {
+            self.trade.queue_target = (self.trade.queue_target + blocks).min(cap);
+            let (since, rate) = self.trade.slow_start_mark;
             if now - since >= Duration::from_secs(1) {
-                let fresh = self.received.get(now);
-                self.slow_start = fresh > rate + rate / 10;
-                self.slow_start_mark = (now, fresh);
+                let fresh = self.trade.received.get(now);
+                self.trade.slow_start = fresh > rate + rate / 10;
+                self.trade.slow_start_mark = (now, fresh);
             }
         } else {
-            let ahead = self.received.get(now).saturating_mul(config.queue_time.as_millis() as u64) / 1000;
-            self.queue_target = u32::try_from(ahead / u64::from(BLOCK_LEN)).unwrap_or(cap).clamp(4, cap);
+            let ahead = self.trade.received.get(now).saturating_mul(config.queue_time.as_millis() as u64) / 1000;
+            self.trade.queue_target = u32::try_from(ahead / u64::from(BLOCK_LEN)).unwrap_or(cap).clamp(4, cap);
         }
     }
 
     /// It choked us: the pipeline starts small again, or flapping would cost us a full one each time.
     pub fn on_choke(&mut self, now: Instant) {
         self.choked = true;
-        self.queue_target = QUEUE_START;
-        self.slow_start = true;
-        self.slow_start_mark = (now, 0);
+        self.trade.queue_target = QUEUE_START;
+        self.trade.slow_start = true;
+        self.trade.slow_start_mark = (now, 0);
     }
 
     /// What its next deadline is: a timeout of its phase, a keep-alive, or a snub.
@@ -358,11 +392,11 @@ impl Peer {
             Phase::Live => {
                 let mut at = (self.last_in + limits::PEER_TIMEOUT).min(self.last_out + limits::KEEP_ALIVE);
                 at = at.min(self.pex.due);
-                if !self.asked.is_empty() && !self.snubbed {
+                if !self.trade.asked.is_empty() && !self.snubbed {
                     at = at.min(self.last_block + config.snub_timeout);
                 }
-                if self.hold_until != Instant::ZERO {
-                    at = at.min(self.hold_until);
+                if self.trade.hold_until != Instant::ZERO {
+                    at = at.min(self.trade.hold_until);
                 }
                 at
             }
@@ -371,25 +405,28 @@ impl Peer {
 
     /// Takes the request for `block` off the list; usually it is the oldest.
     pub fn take_asked(&mut self, block: &Block) -> Option<Asked> {
-        let at = self.asked.iter().position(|a| a.block == *block)?;
-        self.asked.remove(at)
+        let at = self.trade.asked.iter().position(|a| a.block == *block)?;
+        self.trade.asked.remove(at)
     }
 
     /// It is waiting for this block.
     pub fn has_asked(&self, block: &Block) -> bool {
-        self.asked.iter().any(|a| a.block == *block)
+        self.trade.asked.iter().any(|a| a.block == *block)
     }
 
     /// Heap and inline bytes this peer costs.
     pub fn memory(&self) -> usize {
         size_of::<Self>()
             + self.decoder.memory()
+            + self.outbox.held()
             + self.outbox.memory()
+            + self.trade.held()
             + self.have.memory()
             + self.early.as_ref().map_or(0, |e| e.memory())
-            + self.info_wanted.capacity() * size_of::<u32>()
-            + self.asked.capacity() * size_of::<Asked>()
-            + self.serving.capacity() * size_of::<Block>()
-            + (self.allowed.capacity() + self.granted.capacity() + self.suggested.capacity()) * size_of::<PieceIndex>()
+            + self.trade.info_wanted.capacity() * size_of::<u32>()
+            + self.trade.asked.capacity() * size_of::<Asked>()
+            + self.trade.serving.capacity() * size_of::<Block>()
+            + (self.trade.allowed.capacity() + self.trade.granted.capacity() + self.trade.suggested.capacity())
+                * size_of::<PieceIndex>()
     }
 }

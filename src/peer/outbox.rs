@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 
 use crate::id::{Block, TorrentKey};
+use crate::lazy::Empty;
 use crate::wire::{self, Message};
 
 /// The next bytes to send, or where they rest.
@@ -50,7 +51,21 @@ pub struct Sent {
     pub blocks: u32,
 }
 
+impl Empty for Outbox {
+    fn empty() -> &'static Self {
+        static EMPTY: Outbox = Outbox::new();
+        &EMPTY
+    }
+    fn fresh() -> Self {
+        Self::new()
+    }
+}
+
 impl Outbox {
+    const fn new() -> Self {
+        Self { bytes: Vec::new(), head: 0, items: VecDeque::new(), payload: 0 }
+    }
+
     /// Nothing is waiting.
     pub fn is_empty(&self) -> bool {
         self.items.is_empty()
@@ -112,13 +127,6 @@ impl Outbox {
             }
             Item::Block { block, at } => Chunk::Block { torrent, block, at },
         })
-    }
-
-    /// Gives back its memory, if nothing waits: for a connection on which little happens.
-    pub fn trim(&mut self) {
-        if self.is_empty() {
-            (self.bytes, self.head, self.items) = (Vec::new(), 0, VecDeque::new());
-        }
     }
 
     /// The socket took `n` bytes.

@@ -55,7 +55,7 @@ impl Session {
         };
         let (at, at_header) = match peer.decoder.want() {
             wire::Want::Payload { block, at } => {
-                if peer.receiving.is_some_and(|r| r.dropped) {
+                if peer.trade.receiving.is_some_and(|r| r.dropped) {
                     return Want::Discard { left: block.len - at };
                 }
                 run.push(block);
@@ -84,7 +84,7 @@ impl Session {
     pub fn placing(&self, conn: ConnKey) -> Option<(crate::id::TorrentKey, Block, u32)> {
         let peer = self.conns.get(conn)?.peer()?;
         match peer.decoder.want() {
-            wire::Want::Payload { block, at } if !peer.receiving.is_some_and(|r| r.dropped) => {
+            wire::Want::Payload { block, at } if !peer.trade.receiving.is_some_and(|r| r.dropped) => {
                 Some((peer.torrent?, block, at))
             }
             _ => None,
@@ -135,7 +135,7 @@ impl Session {
             return self.feed_handshake(now, conn, input);
         }
         if let wire::Want::Payload { block, at } = peer.decoder.want() {
-            if !peer.receiving.is_some_and(|r| r.dropped) {
+            if !peer.trade.receiving.is_some_and(|r| r.dropped) {
                 return Step::Place;
             }
             let n = input.len().min((block.len - at) as usize);
@@ -316,12 +316,12 @@ impl Session {
         let Some(Conn::Peer(p)) = self.conns.get_mut(conn) else { return None };
         // Metadata is little, and whoever waits for it has nothing to give before.
         if let Some(t) = p.torrent.and_then(|k| self.torrents.get(k)) {
-            while !p.info_wanted.is_empty() && p.outbox.control_len() < OUTBOX_INFO {
+            while !p.trade.info_wanted.is_empty() && p.outbox.control_len() < OUTBOX_INFO {
                 t.info_message(p);
             }
         }
         let limited = self.up.rate().is_some();
-        while let Some(block) = p.serving.front().copied() {
+        while let Some(block) = p.trade.serving.front().copied() {
             if p.outbox.payload_len() >= limits::OUTBOX_PAYLOAD {
                 break;
             }
@@ -330,7 +330,7 @@ impl Session {
                 return Some(self.up_turns.wait(now, conn, ready));
             }
             self.up.take(now, u64::from(block.len));
-            p.serving.pop_front();
+            p.trade.serving.pop_front();
             self.stats.requests_in -= 1;
             p.outbox.push_block(block);
             if limited && self.up_turns.others(conn) > 0 {
@@ -344,7 +344,7 @@ impl Session {
     /// What to send on `conn`, in order.
     pub fn chunks(&self, conn: ConnKey) -> impl Iterator<Item = Chunk<'_>> {
         let (outbox, torrent) = match self.conns.get(conn) {
-            Some(Conn::Peer(p)) => (Some(&p.outbox), p.torrent),
+            Some(Conn::Peer(p)) => (Some(&*p.outbox), p.torrent),
             Some(Conn::Tracker(t)) => (Some(&t.outbox), Some(t.torrent)),
             None => (None, None),
         };
@@ -355,7 +355,9 @@ impl Session {
     /// Something waits to be sent.
     pub fn has_output(&self, conn: ConnKey) -> bool {
         match self.conns.get(conn) {
-            Some(Conn::Peer(p)) => !p.outbox.is_empty() || !p.serving.is_empty() || !p.info_wanted.is_empty(),
+            Some(Conn::Peer(p)) => {
+                !p.outbox.is_empty() || !p.trade.serving.is_empty() || !p.trade.info_wanted.is_empty()
+            }
             Some(Conn::Tracker(t)) => !t.outbox.is_empty(),
             None => false,
         }
@@ -368,7 +370,7 @@ impl Session {
                 p.last_out = now;
                 let sent = p.outbox.sent(n);
                 if !p.interested && !p.wants_us {
-                    p.outbox.trim();
+                    p.trim();
                 }
                 if sent.payload > 0 {
                     self.stats.sent += sent.payload;
@@ -397,7 +399,7 @@ impl Session {
 fn predict(t: &Torrent, peer: &Peer, conn: ConnKey, run: &mut Vec<Block>, max: usize) {
     let mut bytes = run.first().map_or(0, |b| b.len as usize);
     let under_way = run.first().copied();
-    for asked in &peer.asked {
+    for asked in &peer.trade.asked {
         if run.len() > peer.stride.max(1) || run.len() >= limits::RUN || bytes >= max {
             return;
         }

@@ -24,16 +24,16 @@ impl Session {
             live += usize::from(p.is_live());
             strangers += usize::from(p.incoming && !p.is_live());
             dialled += usize::from(!p.incoming && !p.is_live());
-            waiting += p.serving.len();
-            assert!(p.asked.len() <= limits::REQUESTS_OUT, "{} requests out", p.asked.len());
-            assert!(p.serving.len() <= limits::REQUESTS_IN, "{} requests in", p.serving.len());
+            waiting += p.trade.serving.len();
+            assert!(p.trade.asked.len() <= limits::REQUESTS_OUT, "{} requests out", p.trade.asked.len());
+            assert!(p.trade.serving.len() <= limits::REQUESTS_IN, "{} requests in", p.trade.serving.len());
             let control = p.outbox.control_len();
             assert!(control <= 2 * limits::OUTBOX, "{control} control bytes wait for {}", p.addr);
             held += control;
             if p.is_live() {
                 let t = p.torrent.and_then(|k| self.torrents.get(k)).expect("a live peer has a torrent");
                 assert_eq!(p.have.len(), if t.is_active() { t.layout.pieces() } else { 0 });
-                assert!(p.info_wanted.len() <= limits::METADATA_REQUESTS);
+                assert!(p.trade.info_wanted.len() <= limits::METADATA_REQUESTS);
             }
         }
         assert!(held <= limits::OUTBOX_TOTAL + limits::OUTBOX, "{held} control bytes wait");
@@ -47,7 +47,7 @@ impl Session {
         assert!(dialled <= self.config.half_open, "{dialled} half open");
         for (key, t) in self.torrents.iter() {
             assert_eq!(t.key, key);
-            assert!(t.swarm.len() <= limits::SWARM);
+            assert!(t.swarm.len() <= t.swarm.most());
             assert!(t.peers.len() <= self.config.max_peers_torrent.max(1), "{} peers", t.peers.len());
             t.invariants(&self.conns);
         }

@@ -110,7 +110,7 @@ impl Session {
         let mine = newcomer.map_or(u32::MAX, |a| count.get(&network(a)).copied().unwrap_or(0) + 1);
         let rank = |(k, p): (ConnKey, &Peer)| {
             let crowd = Some(count[&network(&p.addr)]).filter(|n| *n > mine).unwrap_or(0);
-            let rate = p.received.get(now) + p.given.get(now);
+            let rate = p.trade.received.get(now) + p.trade.given.get(now);
             let idle = rate == 0 && now - p.since >= limits::EVICT_IDLE && now - p.last_block >= limits::EVICT_IDLE;
             let wanted = p.interested || p.wants_us;
             (crowd > 0 || idle).then_some((Reverse(crowd), wanted, rate, p.last_in, k))

@@ -53,25 +53,26 @@ impl Torrent {
         }
         let (now, speed) = (cx.now, self.speed(cx, conn));
         let Some(peer) = cx.conns.get_mut(conn).and_then(Conn::peer_mut) else { return };
-        let (mut target, asked) = (peer.target(), peer.asked.len());
+        let (mut target, asked) = (peer.target(), peer.trade.asked.len());
         if asked < target {
-            target = target.min(fair(&self.picker, peer.received.get(now), self.rate_down.get(now)));
+            target = target.min(fair(&self.picker, peer.trade.received.get(now), self.rate_down.get(now)));
         }
         // Ask in batches: one write then carries many requests.
-        if !peer.may_ask() || peer.hold_until > now || asked + (target / 8).max(1) > target {
+        if !peer.may_ask() || peer.trade.hold_until > now || asked + (target / 8).max(1) > target {
             return;
         }
         let mut picked = std::mem::take(&mut self.picked);
         picked.clear();
-        let mine =
-            |r: BlockRef| peer.asked.iter().any(|a| a.block.piece == r.piece && a.block.begin == r.block * BLOCK_LEN);
+        let mine = |r: BlockRef| {
+            peer.trade.asked.iter().any(|a| a.block.piece == r.piece && a.block.begin == r.block * BLOCK_LEN)
+        };
         let pick = Pick {
             conn,
             have: &peer.have,
             count: target - asked,
             speed,
-            only: peer.choked.then_some(&peer.allowed[..]),
-            suggested: &peer.suggested,
+            only: peer.choked.then_some(&peer.trade.allowed[..]),
+            suggested: &peer.trade.suggested,
             endgame: asked == 0,
             mine: &mine,
         };
@@ -82,7 +83,7 @@ impl Torrent {
             }
             for r in &picked {
                 let block = self.wire_block(*r);
-                peer.asked.push_back(Asked { block, at: now });
+                peer.trade.asked.push_back(Asked { block, at: now });
                 peer.outbox.push(&Message::Request(block));
             }
             cx.wake(conn);
@@ -93,7 +94,7 @@ impl Torrent {
 
     fn speed(&self, cx: &Cx<'_>, conn: ConnKey) -> Speed {
         let Some(peer) = cx.conns.get(conn).and_then(Conn::peer) else { return Speed::Slow };
-        let rate = peer.received.get(cx.now);
+        let rate = peer.trade.received.get(cx.now);
         let in_20_s = rate.saturating_mul(20);
         if peer.snubbed || rate < 1024 && cx.now - peer.since > STALLED * 5 {
             Speed::Slow
@@ -124,19 +125,19 @@ impl Torrent {
         if block.len == 0 {
             // Some clients mean a rejection by it.
             let start = |a: &&Asked| (a.block.piece, a.block.begin) == (block.piece, block.begin);
-            if let Some(refused) = peer.asked.iter().find(start).map(|a| a.block) {
+            if let Some(refused) = peer.trade.asked.iter().find(start).map(|a| a.block) {
                 self.on_refused(cx, conn, &refused);
                 return Ok(());
             }
         }
-        let asked = peer.asked.front().is_some_and(|a| a.block == block) || peer.has_asked(&block);
-        if !asked && peer.withdrawn == 0 {
-            peer.unasked += 1;
-            if peer.unasked > limits::UNASKED {
+        let asked = peer.trade.asked.front().is_some_and(|a| a.block == block) || peer.has_asked(&block);
+        if !asked && peer.trade.withdrawn == 0 {
+            peer.trade.unasked += 1;
+            if peer.trade.unasked > limits::UNASKED {
                 return Err(breach(format!("{} blocks that nobody asked for", limits::UNASKED)));
             }
         }
-        let expected = asked || peer.withdrawn > 0;
+        let expected = asked || peer.trade.withdrawn > 0;
         let mut keep = false;
         // A late answer to what was cancelled must not mix into a piece that is fetched alone.
         let stranger = !asked && self.picker.is_alone(block.piece);
@@ -144,7 +145,7 @@ impl Torrent {
             keep = self.picker.missing(r) && (self.picker.lease(r, conn) || self.take_over(cx, r, conn));
         }
         if let Some(peer) = cx.peer(conn).filter(|_| block.len > 0) {
-            peer.receiving = Some(Receiving { block, dropped: !keep, since: now });
+            peer.trade.receiving = Some(Receiving { block, dropped: !keep, since: now });
         }
         Ok(())
     }
@@ -155,11 +156,11 @@ impl Torrent {
         let now = cx.now;
         let Some(peer) = cx.peer(conn) else { return };
         if peer.take_asked(block).is_none() {
-            peer.withdrawn = peer.withdrawn.saturating_sub(1);
+            peer.trade.withdrawn = peer.trade.withdrawn.saturating_sub(1);
             return;
         }
-        peer.hold_until = now + HOLD;
-        peer.allowed.retain(|p| *p != block.piece);
+        peer.trade.hold_until = now + HOLD;
+        peer.trade.allowed.retain(|p| *p != block.piece);
         self.withdraw(conn, block);
         cx.touched.push(conn);
     }
@@ -169,7 +170,7 @@ impl Torrent {
         let Some(holder) = self.picker.lease_of(r) else { return false };
         let now = cx.now;
         if let Some(peer) = cx.peer(holder) {
-            if let Some(receiving) = peer.receiving.as_mut() {
+            if let Some(receiving) = peer.trade.receiving.as_mut() {
                 // Slow is not stalled: two slow peers would take the block from each other for ever.
                 if now - receiving.since.max(peer.last_block) < STALLED {
                     return false;
@@ -184,9 +185,9 @@ impl Torrent {
     /// All payload of a block has landed, or was dropped.
     pub(crate) fn on_block(&mut self, cx: &mut Cx<'_>, conn: ConnKey, block: Block) -> Verdict {
         let Some(peer) = cx.peer(conn) else { return Ok(()) };
-        let dropped = peer.receiving.take().is_none_or(|r| r.dropped);
+        let dropped = peer.trade.receiving.take().is_none_or(|r| r.dropped);
         if peer.take_asked(&block).is_none() {
-            peer.withdrawn = peer.withdrawn.saturating_sub(1);
+            peer.trade.withdrawn = peer.trade.withdrawn.saturating_sub(1);
         }
         let tag = peer.tag.unwrap_or(PeerTag::new(u32::MAX));
         let Some(r) = self.block_ref(&block) else {
@@ -227,9 +228,9 @@ impl Torrent {
         for i in 0..self.peers.len() {
             let other = self.peers[i];
             let Some(peer) = cx.peer(other).filter(|_| other != conn) else { continue };
-            let arriving = peer.receiving.is_some_and(|r| r.block == *block);
+            let arriving = peer.trade.receiving.is_some_and(|r| r.block == *block);
             if !arriving && peer.take_asked(block).is_some() {
-                peer.withdrawn += 1;
+                peer.trade.withdrawn += 1;
                 cx.send(other, &Message::Cancel(*block));
                 self.withdraw(other, block);
                 self.request_more(cx, other);
@@ -293,7 +294,7 @@ impl Torrent {
             self.downloaded += len;
             let now = cx.now;
             if let Some(peer) = self.swarm.conn(tag).and_then(|c| cx.peer(c)) {
-                peer.earned.add(now, len);
+                peer.trade.earned.add(now, len);
             }
         }
     }
@@ -341,7 +342,7 @@ impl Torrent {
             self.picker.forget(piece);
             for &conn in &self.peers {
                 let Some(peer) = cx.peer(conn) else { continue };
-                if let Some(r) = peer.receiving.as_mut().filter(|r| r.block.piece == piece) {
+                if let Some(r) = peer.trade.receiving.as_mut().filter(|r| r.block.piece == piece) {
                     r.dropped = true;
                 }
             }

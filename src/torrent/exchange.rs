@@ -168,7 +168,7 @@ impl Torrent {
             for piece in set {
                 if have.get(piece) {
                     peer.outbox.push(&Message::AllowedFast(piece));
-                    peer.granted.push(piece);
+                    peer.trade.granted.push(piece);
                 }
             }
         }
@@ -183,7 +183,7 @@ impl Torrent {
         let Some(Conn::Peer(peer)) = cx.conns.remove(conn) else { return };
         log::debug!("peer {}: closed: {why}", peer.addr);
         let live = peer.is_live();
-        cx.stats.requests_in -= peer.serving.len();
+        cx.stats.requests_in -= peer.trade.serving.len();
         match why {
             CloseReason::Protocol(_) => cx.stats.breaches += 1,
             CloseReason::Stuck => cx.stats.stuck += 1,
@@ -232,10 +232,10 @@ impl Torrent {
 
     /// Its requests and its lease go back to the picker.
     fn release(&mut self, conn: ConnKey, peer: &Peer) {
-        for asked in &peer.asked {
+        for asked in &peer.trade.asked {
             self.withdraw(conn, &asked.block);
         }
-        let kept = peer.receiving.filter(|r| !r.dropped);
+        let kept = peer.trade.receiving.filter(|r| !r.dropped);
         if let Some(r) = kept.and_then(|r| self.block_ref(&r.block)) {
             self.picker.unlease(r, conn);
         }
@@ -290,8 +290,9 @@ impl Torrent {
         if peer.fast {
             return Ok(()); // each request will be answered or rejected (BEP 6)
         }
-        let asked = std::mem::take(&mut peer.asked);
-        peer.withdrawn += asked.len() as u32;
+        let Some(trade) = peer.trade.made() else { return Ok(()) };
+        let asked = std::mem::take(&mut trade.asked);
+        trade.withdrawn += asked.len() as u32;
         for a in asked {
             self.withdraw(conn, &a.block);
         }
@@ -301,7 +302,9 @@ impl Torrent {
     fn on_unchoke(&mut self, cx: &mut Cx<'_>, conn: ConnKey) -> Verdict {
         let Some(peer) = cx.peer(conn) else { return Ok(()) };
         peer.choked = false;
-        peer.hold_until = Instant::ZERO;
+        if let Some(trade) = peer.trade.made() {
+            trade.hold_until = Instant::ZERO;
+        }
         self.request_more(cx, conn);
         Ok(())
     }
@@ -309,7 +312,7 @@ impl Torrent {
     fn on_interested(&mut self, cx: &mut Cx<'_>, conn: ConnKey) -> Verdict {
         let Some(peer) = cx.peer(conn) else { return Ok(()) };
         peer.wants_us = true;
-        let (choking, last) = (peer.choking, peer.unchoked_at);
+        let (choking, last) = (peer.choking, peer.trade.unchoked_at);
         let recent = last != Instant::ZERO && cx.now - last < super::choker::ROUND;
         let in_use = self.unchoked(cx);
         if choking && self.choker.on_interested(cx.now, in_use, cx.config.unchoke_slots, recent) {
@@ -412,8 +415,8 @@ impl Torrent {
     fn on_suggest(&mut self, cx: &mut Cx<'_>, conn: ConnKey, piece: PieceIndex) -> Verdict {
         let known = piece.get() < self.layout.pieces();
         let Some(peer) = cx.peer(conn) else { return Ok(()) };
-        if known && peer.suggested.len() < limits::SUGGESTED && !peer.suggested.contains(&piece) {
-            peer.suggested.push(piece);
+        if known && peer.trade.suggested.len() < limits::SUGGESTED && !peer.trade.suggested.contains(&piece) {
+            peer.trade.suggested.push(piece);
         }
         Ok(())
     }
@@ -421,8 +424,8 @@ impl Torrent {
     fn on_allowed_fast(&mut self, cx: &mut Cx<'_>, conn: ConnKey, piece: PieceIndex) -> Verdict {
         let known = piece.get() < self.layout.pieces();
         let Some(peer) = cx.peer(conn) else { return Ok(()) };
-        if known && peer.allowed.len() < limits::ALLOWED_FAST_IN && !peer.allowed.contains(&piece) {
-            peer.allowed.push(piece);
+        if known && peer.trade.allowed.len() < limits::ALLOWED_FAST_IN && !peer.trade.allowed.contains(&piece) {
+            peer.trade.allowed.push(piece);
             self.request_more(cx, conn);
         }
         Ok(())
@@ -504,12 +507,12 @@ impl Torrent {
         }
         self.tell_peers(cx, conn);
         let Some(peer) = cx.peer(conn) else { return Ok(()) };
-        if peer.hold_until != Instant::ZERO && peer.hold_until <= now {
-            peer.hold_until = Instant::ZERO;
+        if peer.trade.hold_until != Instant::ZERO && peer.trade.hold_until <= now {
+            peer.trade.hold_until = Instant::ZERO;
             self.request_more(cx, conn);
         }
         let Some(peer) = cx.peer(conn) else { return Ok(()) };
-        if !peer.asked.is_empty() && !peer.snubbed && now - peer.last_block >= config.snub_timeout {
+        if !peer.trade.asked.is_empty() && !peer.snubbed && now - peer.last_block >= config.snub_timeout {
             self.snub(cx, conn);
         }
         let Some(peer) = cx.peer(conn) else { return Ok(()) };
@@ -526,10 +529,10 @@ impl Torrent {
         log::debug!("peer {}: snubs us", peer.addr);
         peer.snubbed = true;
         peer.stride = 0;
-        let keep = peer.asked.pop_front();
-        let rest: Vec<Block> = peer.asked.drain(..).map(|a| a.block).collect();
-        peer.asked.extend(keep);
-        peer.withdrawn += rest.len() as u32;
+        let keep = peer.trade.asked.pop_front();
+        let rest: Vec<Block> = peer.trade.asked.drain(..).map(|a| a.block).collect();
+        peer.trade.asked.extend(keep);
+        peer.trade.withdrawn += rest.len() as u32;
         for block in rest {
             cx.send(conn, &Message::Cancel(block));
             self.withdraw(conn, &block);

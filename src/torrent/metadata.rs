@@ -62,8 +62,8 @@ impl Torrent {
             Message::Interested => peer.wants_us = true,
             Message::NotInterested => peer.wants_us = false,
             Message::Request(block) if peer.fast => cx.send(conn, &Message::Reject(block)),
-            Message::Suggest(piece) if peer.suggested.len() < EARLY_FAST => peer.suggested.push(piece),
-            Message::AllowedFast(piece) if peer.allowed.len() < EARLY_FAST => peer.allowed.push(piece),
+            Message::Suggest(piece) if peer.trade.suggested.len() < EARLY_FAST => peer.trade.suggested.push(piece),
+            Message::AllowedFast(piece) if peer.trade.allowed.len() < EARLY_FAST => peer.trade.allowed.push(piece),
             Message::Extended { id, payload } => return self.on_extended(cx, conn, id, payload),
             _ => {}
         }
@@ -87,8 +87,10 @@ impl Torrent {
         peer.decoder.set_bitfield_len(pieces.div_ceil(8) as usize);
         peer.have_known = *early != Early::default();
         let have = early.settle(pieces).map_err(|e| breach(format!("what it has: {e}")))?;
-        peer.allowed.retain(|p| p.get() < pieces);
-        peer.suggested.retain(|p| p.get() < pieces);
+        if let Some(trade) = peer.trade.made() {
+            trade.allowed.retain(|p| p.get() < pieces);
+            trade.suggested.retain(|p| p.get() < pieces);
+        }
         self.picker.on_peer_bitfield(&have);
         peer.have = have;
         let (seed, tag) = (peer.is_seed(), peer.tag);
@@ -202,12 +204,12 @@ impl Torrent {
         let size = self.info_size();
         let Some(peer) = cx.peer(conn) else { return Ok(()) };
         let Some(id) = peer.ext.get(Ext::Metadata) else { return Ok(()) };
-        let enough = |all| peer.info_given >= GIVEN_TIMES * all + GIVEN_MORE;
-        let full = peer.info_wanted.len() >= limits::METADATA_REQUESTS;
+        let enough = |all| peer.trade.info_given >= GIVEN_TIMES * all + GIVEN_MORE;
+        let full = peer.trade.info_wanted.len() >= limits::METADATA_REQUESTS;
         match size {
             Some(size) if piece < pieces(size) && !full && !enough(pieces(size)) => {
-                peer.info_wanted.push_back(piece);
-                peer.info_given += 1;
+                peer.trade.info_wanted.push_back(piece);
+                peer.trade.info_given += 1;
                 cx.wake(conn);
             }
             _ => cx.send(conn, &Message::Extended { id, payload: &Metadata::Reject { piece }.encode() }),
@@ -217,7 +219,8 @@ impl Torrent {
 
     /// The next piece of the info dictionary that a peer waits for, as a message.
     pub(crate) fn info_message(&self, peer: &mut Peer) {
-        let (Some(piece), Some(id)) = (peer.info_wanted.pop_front(), peer.ext.get(Ext::Metadata)) else { return };
+        let wanted = peer.trade.made().and_then(|t| t.info_wanted.pop_front());
+        let (Some(piece), Some(id)) = (wanted, peer.ext.get(Ext::Metadata)) else { return };
         let Some(size) = self.info_size() else { return };
         let from = (piece * PIECE) as usize;
         let data = &self.meta.info[from..from + piece_len(size, piece) as usize];

@@ -197,7 +197,7 @@ impl Torrent {
             info_hash,
             dir: add.dir,
             picker,
-            swarm: Swarm::default(),
+            swarm: Swarm::for_peers(cx.config.max_peers_torrent),
             tiers,
             known: announce::Known::default(),
             peers: Vec::new(),
@@ -759,10 +759,10 @@ impl Torrent {
             assert_eq!(p.wanted_pieces as usize, wanted, "pieces we want of {conn:?}");
             assert_eq!(p.interested, wanted > 0, "interest in {conn:?}");
             let requested = self.picker.requested_at(conn);
-            assert!(requested as usize <= p.asked.len(), "{requested} requests at {conn:?}: {:?}", p.asked);
+            assert!(requested as usize <= p.trade.asked.len(), "{requested} requests at {conn:?}: {:?}", p.trade.asked);
             out += requested;
             assert_eq!(p.tag.and_then(|t| self.swarm.conn(t)), Some(conn), "the address of {conn:?}");
-            if let Some(r) = p.receiving.filter(|r| !r.dropped).and_then(|r| self.block_ref(&r.block)) {
+            if let Some(r) = p.trade.receiving.filter(|r| !r.dropped).and_then(|r| self.block_ref(&r.block)) {
                 assert_eq!(self.picker.lease_of(r), Some(conn), "{r:?} is arriving");
             }
         }

@@ -17,8 +17,8 @@ impl Torrent {
         let have = self.picker.have().get(block.piece);
         let per_piece = self.layout.blocks_in(block.piece);
         let Some(peer) = cx.peer(conn) else { return Ok(()) };
-        let granted = peer.granted.contains(&block.piece);
-        let waiting = peer.serving.len();
+        let granted = peer.trade.granted.contains(&block.piece);
+        let waiting = peer.trade.serving.len();
         let mut serve = have && (!peer.choking || granted) && waiting < limits::REQUESTS_IN;
         if serve && cx.stats.requests_in >= limits::REQUESTS_IN_TOTAL {
             cx.stats.requests_over += 1;
@@ -27,17 +27,17 @@ impl Torrent {
         let Some(peer) = cx.peer(conn) else { return Ok(()) };
         if serve && peer.choking {
             // Allowed-fast pieces are given once or twice, not for ever.
-            peer.granted_blocks += 1;
-            serve = peer.granted_blocks <= 2 * per_piece * limits::ALLOWED_FAST as u32;
+            peer.trade.granted_blocks += 1;
+            serve = peer.trade.granted_blocks <= 2 * per_piece * limits::ALLOWED_FAST as u32;
         }
         if !serve && peer.choking {
-            peer.rejects += 1;
-            if peer.rejects > limits::REJECTS {
+            peer.trade.rejects += 1;
+            if peer.trade.rejects > limits::REJECTS {
                 return Err(breach(format!("{} requests while choked", limits::REJECTS)));
             }
         }
         if serve {
-            peer.serving.push_back(block);
+            peer.trade.serving.push_back(block);
             cx.stats.requests_in += 1;
             cx.wake(conn);
         } else if peer.fast {
@@ -50,8 +50,8 @@ impl Torrent {
 
     pub(super) fn on_cancel(&mut self, cx: &mut Cx<'_>, conn: ConnKey, block: Block) -> Verdict {
         let Some(peer) = cx.peer(conn) else { return Ok(()) };
-        let Some(i) = peer.serving.iter().position(|b| *b == block) else { return Ok(()) };
-        peer.serving.remove(i);
+        let Some(i) = peer.trade.serving.iter().position(|b| *b == block) else { return Ok(()) };
+        peer.trade.serving.remove(i);
         let fast = peer.fast;
         cx.stats.requests_in -= 1;
         if fast {
@@ -74,11 +74,11 @@ impl Torrent {
                 interested: p.wants_us,
                 unchoked: !p.choking,
                 snubbed: p.snubbed,
-                rate: if seeding { p.given.get(now) } else { p.earned.get(now) },
+                rate: if seeding { p.trade.given.get(now) } else { p.trade.earned.get(now) },
                 connected_at: p.since,
-                unchoked_at: p.unchoked_at,
+                unchoked_at: p.trade.unchoked_at,
                 optimistic: p.optimistic,
-                uploaded_since_unchoke: p.given_since_unchoke,
+                uploaded_since_unchoke: p.trade.given_since_unchoke,
                 upload_only: p.upload_only || p.is_seed(),
             })
         };
@@ -107,9 +107,9 @@ impl Torrent {
         if let Some(p) = cx.peer(conn) {
             p.choking = false;
             p.optimistic = optimistic;
-            p.unchoked_at = now;
-            p.given_since_unchoke = 0;
-            p.rejects = 0;
+            p.trade.unchoked_at = now;
+            p.trade.given_since_unchoke = 0;
+            p.trade.rejects = 0;
             cx.send(conn, &Message::Unchoke);
         }
     }
@@ -121,18 +121,18 @@ impl Torrent {
         p.choking = true;
         p.optimistic = false;
         p.outbox.push(&Message::Choke);
-        let waiting = std::mem::take(&mut p.serving);
+        let waiting = p.trade.made().map(|t| std::mem::take(&mut t.serving)).unwrap_or_default();
         let before = waiting.len();
         if p.fast {
             for block in waiting {
-                if p.granted.contains(&block.piece) {
-                    p.serving.push_back(block);
+                if p.trade.granted.contains(&block.piece) {
+                    p.trade.serving.push_back(block);
                 } else {
                     p.outbox.push(&Message::Reject(block));
                 }
             }
         }
-        let gone = before - p.serving.len();
+        let gone = before - p.trade.serving.len();
         cx.stats.requests_in -= gone;
         cx.wake(conn);
     }
@@ -143,8 +143,8 @@ impl Torrent {
         self.uploaded += payload;
         self.rate_up.add(now, payload);
         if let Some(p) = cx.peer(conn) {
-            p.given.add(now, payload);
-            p.given_since_unchoke += payload;
+            p.trade.given.add(now, payload);
+            p.trade.given_since_unchoke += payload;
         }
         if let (Some(goal), true) = (self.seed_ratio, self.seeding_since.is_some()) {
             let base = if self.downloaded > 0 { self.downloaded } else { self.layout.total() };

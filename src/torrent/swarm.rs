@@ -4,8 +4,8 @@
 //! who sent them. A tag whose address was forgotten finds nothing; it is not given to another.
 //! Dialling order is by due time; a failed attempt backs off, doubling from
 //! `BACKOFF` up to `BACKOFF_MAX`; an address the user gave is tried again sooner and never
-//! forgotten. The list is bounded by `limits::SWARM`: a newcomer displaces the address that has
-//! failed most often, or is turned away when none has.
+//! forgotten. The list is bounded, by `limits::SWARM` unless the torrent may have more peers than that: a
+//! newcomer displaces the address that has failed most often, or is turned away when none has.
 //!
 //! It opens no connections and counts none; `torrent` asks it for the next address to dial.
 
@@ -58,7 +58,7 @@ impl Source {
 }
 
 /// Bits of a tag that are its slot; the others tell the addresses apart that had it one after the other.
-const SLOT_BITS: u32 = 12;
+const SLOT_BITS: u32 = 16;
 const _: () = assert!(limits::SWARM < 1 << SLOT_BITS);
 
 fn slot(tag: PeerTag) -> usize {
@@ -82,8 +82,10 @@ struct Known {
 }
 
 /// A torrent's addresses.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Swarm {
+    /// How many it knows at most.
+    most: usize,
     known: slab::Slab<Known>,
     /// Addresses ever known.
     born: u32,
@@ -138,7 +140,31 @@ fn bogus(addr: &SocketAddr) -> bool {
     addr.port() == 0 || addr.ip().is_unspecified() || multicast
 }
 
+impl Default for Swarm {
+    fn default() -> Self {
+        Self::for_peers(0)
+    }
+}
+
 impl Swarm {
+    /// No addresses yet, and room for as many as `peers` connections need.
+    pub fn for_peers(peers: usize) -> Self {
+        Self {
+            most: peers.clamp(limits::SWARM, (1 << SLOT_BITS) - 1),
+            known: slab::Slab::new(),
+            born: 0,
+            by_addr: BTreeMap::new(),
+            due: BTreeSet::new(),
+            banned: BTreeSet::new(),
+            bans: VecDeque::new(),
+        }
+    }
+
+    /// How many addresses it knows at most.
+    pub fn most(&self) -> usize {
+        self.most
+    }
+
     /// Learns an address that accepts connections. False when it is refused or known already.
     pub fn add(&mut self, now: Instant, addr: SocketAddr, source: Source) -> bool {
         let addr = normal(addr);
@@ -176,7 +202,7 @@ impl Swarm {
     }
 
     fn insert(&mut self, addr: SocketAddr, source: Source, dialable: bool) -> Option<PeerTag> {
-        if self.known.len() >= limits::SWARM {
+        if self.known.len() >= self.most {
             // A banned host stays banned without its address being remembered.
             let useless = |k: &Known| k.fails > 0 || !k.dialable || self.is_banned(&k.addr);
             let kept =
@@ -557,6 +583,16 @@ mod tests {
         assert!(s.add(at(0), addr(5000), Source::Tracker));
         assert_eq!(s.len(), limits::SWARM);
         assert!(!s.by_addr.contains_key(&gone));
+    }
+
+    #[test]
+    fn there_is_an_address_for_each_peer_it_may_have() {
+        let peers = limits::SWARM + 500;
+        let mut s = Swarm::for_peers(peers);
+        let known =
+            (0..2 * peers as u16).filter(|i| s.incoming(addr(*i)).map(|tag| s.attach(tag, C)).is_some()).count();
+        assert_eq!(known, peers);
+        assert_eq!(Swarm::for_peers(usize::MAX).most(), (1 << SLOT_BITS) - 1, "a tag has no room for more");
     }
 
     #[test]

@@ -70,7 +70,7 @@ fn t20_whoever_keeps_asking_while_choked_is_closed() {
         let (mut rig, t) = Rig::seed(&c);
         let conn = rig.peer(t, 1, true);
         rig.said(conn);
-        let granted = rig.p(conn).granted.clone();
+        let granted = rig.p(conn).trade.granted.clone();
         let piece = if allowed_fast { granted[0].get() } else { (0..20).find(|i| !granted.contains(&p(*i))).unwrap() };
         let free = if allowed_fast { 2 * 2 * limits::ALLOWED_FAST as u32 } else { 0 };
         asks(&mut rig, conn, blk(piece, 0), free + limits::REJECTS);
@@ -173,8 +173,8 @@ fn what_a_peer_suggests_and_allows_is_remembered_up_to_a_limit() {
     for i in 0..n {
         rig.says(conn, &Message::Suggest(p(i)));
         rig.says(conn, &Message::AllowedFast(p(i)));
-        assert_eq!(rig.p(conn).suggested.len(), limits::SUGGESTED.min(i as usize + 1));
-        assert_eq!(rig.p(conn).allowed.len(), limits::ALLOWED_FAST_IN.min(i as usize + 1));
+        assert_eq!(rig.p(conn).trade.suggested.len(), limits::SUGGESTED.min(i as usize + 1));
+        assert_eq!(rig.p(conn).trade.allowed.len(), limits::ALLOWED_FAST_IN.min(i as usize + 1));
     }
     rig.says(conn, &Message::Suggest(p(n)));
     rig.says(conn, &Message::AllowedFast(p(u32::MAX)));

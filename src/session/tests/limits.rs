@@ -26,11 +26,11 @@ fn requests_that_wait() {
         let all: Vec<u8> = (ahead..ahead + limits::REQUESTS_IN as u32).flat_map(request).collect();
         rig.bytes(conn, &all);
         assert!(rig.is_open(conn));
-        assert_eq!(rig.p(conn).serving.len(), limits::REQUESTS_IN);
+        assert_eq!(rig.p(conn).trade.serving.len(), limits::REQUESTS_IN);
         rig.bytes(conn, &request(3000));
         assert_eq!(rig.is_open(conn), fast, "one too many is rejected, or closes a peer that knows no reject");
         if fast {
-            assert_eq!(rig.p(conn).serving.len(), limits::REQUESTS_IN);
+            assert_eq!(rig.p(conn).trade.serving.len(), limits::REQUESTS_IN);
         }
     }
 }
@@ -184,10 +184,10 @@ fn timers_do_not_pile_up() {
     rig.said(conn);
     // A peer that refuses one request after the other gets a nearer deadline each time.
     for _ in 0..600 {
-        let b = rig.p(conn).asked[0].block;
+        let b = rig.p(conn).trade.asked[0].block;
         rig.says(conn, &Message::Reject(b));
         rig.pass(secs(2));
-        assert!(!rig.p(conn).asked.is_empty());
+        assert!(!rig.p(conn).trade.asked.is_empty());
     }
     // Each of them left a timer behind that is stale now, and must not arm the peer anew when it fires.
     for _ in 0..100 {

@@ -232,7 +232,7 @@ fn we_give_what_we_have_to_whoever_asks_but_not_for_ever() {
         if !rig.is_open(conn) {
             break;
         }
-        let waiting = rig.p(conn).info_wanted.len();
+        let waiting = rig.p(conn).trade.info_wanted.len();
         assert!(waiting <= limits::METADATA_REQUESTS, "{waiting} wait");
     }
     assert_eq!(rig.why_closed(conn), Some(&CloseReason::Stuck), "it reads none of the refusals");

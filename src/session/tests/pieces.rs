@@ -90,7 +90,7 @@ fn changing_its_address_does_not_save_a_liar() {
     rig.says(bad, &Message::Unchoke);
     rig.gives_bad(bad, blk(0, 0));
     rig.says(bad, &Message::Extended { id: 0, payload: b"d1:pi7777ee" });
-    rig.p_mut(bad).withdrawn = 1;
+    rig.p_mut(bad).trade.withdrawn = 1;
     let good = rig.seeder(t, 2);
     rig.gives(good, blk(0, 1));
     assert_eq!(failed(&rig), 1);

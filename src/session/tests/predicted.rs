@@ -37,7 +37,7 @@ fn play(mut rig: Rig, t: TorrentKey, conn: ConnKey, c: &Content, stream: &[u8], 
             break;
         }
         rig.pass(secs(1));
-        for a in rig.p(conn).asked.clone() {
+        for a in rig.p(conn).trade.asked.clone() {
             rig.gives(conn, a.block);
         }
     }
@@ -87,7 +87,7 @@ fn every_kind_of_misprediction_at_every_header_and_every_split_of_it() {
         vec![Message::Unknown { id: 77, len: 3 }],
     ];
     let (rig, _, conn) = start(&c, true);
-    let asked: Vec<Block> = rig.p(conn).asked.iter().map(|a| a.block).collect();
+    let asked: Vec<Block> = rig.p(conn).trade.asked.iter().map(|a| a.block).collect();
     assert_eq!(asked.len() as u32, PIECES * BLOCKS - 1, "the last piece is short of one");
     for (i, extra) in between.iter().enumerate() {
         for at in [0, 1, 4, asked.len() - 1] {
@@ -112,7 +112,7 @@ fn every_kind_of_misprediction_at_every_header_and_every_split_of_it() {
 
 /// A stream that answers the requests in some order, with other messages, repeats and rejects in between.
 fn scramble(rig: &Rig, conn: ConnKey, rng: &mut crate::rng::Rng) -> Vec<u8> {
-    let mut order: Vec<Block> = rig.p(conn).asked.iter().map(|a| a.block).collect();
+    let mut order: Vec<Block> = rig.p(conn).trade.asked.iter().map(|a| a.block).collect();
     for _ in 0..rng.usize(0..4) {
         let (a, b) = (rng.usize(0..order.len()), rng.usize(0..order.len()));
         order.swap(a, b);
@@ -175,7 +175,7 @@ fn a_wrong_guess_touches_nothing_that_is_there() {
         let (mut rig, t) = Rig::leech(&c);
         let conns = [1, 2].map(|n| rig.seeder(t, n));
         let mut streams = [0, 1].map(|i| {
-            let mut order: Vec<Block> = rig.p(conns[i]).asked.iter().map(|a| a.block).collect();
+            let mut order: Vec<Block> = rig.p(conns[i]).trade.asked.iter().map(|a| a.block).collect();
             if rng.bool() {
                 rng.shuffle(&mut order);
             }

@@ -31,7 +31,7 @@ fn each_request_gets_one_piece_or_one_reject() {
     let c = Content::pieces(8, 2);
     let (mut rig, t) = Rig::seed(&c);
     let conn = rig.peer(t, 1, true);
-    let granted = rig.p(conn).granted.clone();
+    let granted = rig.p(conn).trade.granted.clone();
     let other = (0..8).map(p).find(|i| !granted.contains(i)).unwrap().get();
     rig.said(conn);
     rig.says(conn, &Message::Request(blk(other, 0)));
@@ -62,7 +62,7 @@ fn a_choke_rejects_what_waits_and_finishes_what_has_begun() {
         let conn = rig.peer(t, 1, fast);
         rig.says(conn, &Message::Interested);
         rig.said(conn);
-        let granted = rig.p(conn).granted.clone();
+        let granted = rig.p(conn).trade.granted.clone();
         rig.wires.get_mut(&conn).unwrap().room = 0;
         let mut all = Vec::new();
         for i in 0..150 {
@@ -71,7 +71,7 @@ fn a_choke_rejects_what_waits_and_finishes_what_has_begun() {
         rig.bytes(conn, &all);
         rig.takes(conn, 20_000);
         rig.takes(conn, 0);
-        let waiting: Vec<_> = rig.p(conn).serving.iter().copied().collect();
+        let waiting: Vec<_> = rig.p(conn).trade.serving.iter().copied().collect();
         assert!(!waiting.is_empty() && waiting.len() < 100, "1 MiB is moved ahead");
         rig.says(conn, &Message::Cancel(waiting[0]));
         rig.says(conn, &Message::NotInterested);
@@ -97,7 +97,7 @@ fn allowed_fast_pieces_are_given_twice_and_no_more() {
     let (mut rig, t) = Rig::seed(&c);
     let conn = rig.peer(t, 1, true);
     rig.said(conn);
-    let granted = rig.p(conn).granted.clone();
+    let granted = rig.p(conn).trade.granted.clone();
     assert_eq!(granted.len(), 5);
     let mut answers = Vec::new();
     for _ in 0..3 {
@@ -150,10 +150,10 @@ fn junk_earns_nothing() {
     let (mut rig, t) = Rig::leech(&c);
     let conn = rig.seeder(t, 1);
     rig.gives(conn, blk(0, 0));
-    assert_eq!((rig.p(conn).earned.get(rig.now), rig.status(t).downloaded), (0, 0), "not verified yet");
-    assert!(rig.p(conn).received.get(rig.now) > 0);
+    assert_eq!((rig.p(conn).trade.earned.get(rig.now), rig.status(t).downloaded), (0, 0), "not verified yet");
+    assert!(rig.p(conn).trade.received.get(rig.now) > 0);
     rig.gives(conn, blk(0, 1));
-    assert!(rig.p(conn).earned.get(rig.now) > 0);
+    assert!(rig.p(conn).trade.earned.get(rig.now) > 0);
     assert_eq!(rig.status(t).downloaded, 2 * u64::from(B));
 }
 
@@ -286,7 +286,7 @@ fn no_read_goes_far_beyond_the_limit() {
         bytes.extend(rig.piece(conns[0], blk(15, i)));
     }
     for conn in conns {
-        rig.p_mut(conn).withdrawn = 1000;
+        rig.p_mut(conn).trade.withdrawn = 1000;
         rig.bytes(conn, &bytes);
     }
     let burst = 32 * 1024;

@@ -59,7 +59,7 @@ fn a_peer_without_the_fast_extension_forgets_requests_when_it_chokes() {
     let first = requests(&rig.said(conn));
     assert_eq!(first.len(), 4);
     rig.says(conn, &Message::Choke);
-    assert!(rig.p(conn).asked.is_empty());
+    assert!(rig.p(conn).trade.asked.is_empty());
     // One was on its way already: it is taken.
     rig.gives(conn, first[2]);
     assert!(rig.have(t).get(first[2].piece));
@@ -80,17 +80,17 @@ fn what_a_choke_gives_back_is_asked_of_others_at_once() {
         assert_eq!(requests(&rig.said(a)).len(), 16, "everything");
         // In the end game a block is asked of three at most: the fourth has nothing to do.
         let others = [2, 3, 4].map(|n| rig.seeder(t, n));
-        assert_eq!(others.map(|o| rig.p(o).asked.len()), [16, 16, 0]);
+        assert_eq!(others.map(|o| rig.p(o).trade.asked.len()), [16, 16, 0]);
         let mut bytes = Vec::new();
         crate::wire::encode(&Message::Choke, &mut bytes);
         if fast {
-            for x in rig.p(a).asked.clone() {
+            for x in rig.p(a).trade.asked.clone() {
                 crate::wire::encode(&Message::Reject(x.block), &mut bytes);
             }
         }
         rig.bytes(a, &bytes);
         assert_eq!(rig.s.torrents.get(t).unwrap().picker.requested_at(a), 0);
-        assert_eq!(rig.p(others[2]).asked.len(), 16, "without waiting for a timer (fast: {fast})");
+        assert_eq!(rig.p(others[2]).trade.asked.len(), 16, "without waiting for a timer (fast: {fast})");
     }
 }
 
@@ -101,15 +101,15 @@ fn a_fast_peer_answers_or_rejects_and_rests_after_a_reject() {
     let conn = rig.seeder(t, 1);
     let asked = requests(&rig.said(conn));
     rig.says(conn, &Message::Choke);
-    assert_eq!(rig.p(conn).asked.len(), 4, "each is still to be answered");
+    assert_eq!(rig.p(conn).trade.asked.len(), 4, "each is still to be answered");
     rig.gives(conn, asked[0]);
     for b in &asked[1..] {
         rig.says(conn, &Message::Reject(*b));
     }
-    assert!(rig.p(conn).asked.is_empty());
+    assert!(rig.p(conn).trade.asked.is_empty());
     rig.says(conn, &Message::Unchoke);
     assert_eq!(requests(&rig.said(conn)).len(), 3);
-    let now = rig.p(conn).asked[0].block;
+    let now = rig.p(conn).trade.asked[0].block;
     rig.says(conn, &Message::Reject(now));
     assert_eq!(rig.said(conn), [""; 0], "not at once");
     rig.pass(millis(999));
@@ -179,7 +179,7 @@ fn a_peer_that_snubs_us_keeps_one_request_and_the_others_go_elsewhere() {
     let said = rig.said(lazy);
     assert_eq!(said.len(), 15);
     assert!(said.iter().all(|s| s.starts_with("cancel ")), "{said:?}");
-    assert_eq!(rig.p(lazy).asked.len(), 1);
+    assert_eq!(rig.p(lazy).trade.asked.len(), 1);
     let other = rig.seeder(t, 2);
     let said = rig.said(other);
     assert_eq!(requests(&said).len(), 16, "the one it kept too");
@@ -206,7 +206,7 @@ fn a_snubbed_peer_that_recovers_is_watched_again() {
     rig.pass(secs(30));
     assert!(rig.p(lazy).snubbed);
     rig.gives(lazy, first);
-    assert!(!rig.p(lazy).snubbed && rig.p(lazy).asked.len() > 1);
+    assert!(!rig.p(lazy).snubbed && rig.p(lazy).trade.asked.len() > 1);
     for _ in 0..3 {
         rig.pass(secs(29));
         rig.says(lazy, &Message::KeepAlive);
@@ -266,7 +266,7 @@ fn a_stalled_sender_is_overtaken() {
     rig.pass(millis(1));
     // The quick one begins: now it is the one whose bytes count, also when the slow one goes on.
     rig.bytes(quick, &bytes[..7000]);
-    assert!(rig.p(slow).receiving.unwrap().dropped);
+    assert!(rig.p(slow).trade.receiving.unwrap().dropped);
     let garbage = vec![0xEE; bytes.len() - 5000];
     rig.bytes(slow, &garbage);
     rig.bytes(quick, &bytes[7000..]);
