@@ -160,6 +160,13 @@ pub mod limits {
     /// whatever the program has open besides.
     pub const FD_RESERVE: usize = 16;
 
+    /// Bytes that are on their way to a slow disk before its payload is no longer read.
+    pub const UNWRITTEN: usize = 8 << 20;
+    /// What a peer wants is not in memory: the disk is asked again after this long whether it has read it.
+    pub const COLD: Duration = Duration::from_millis(4);
+    /// A connection whose payload a slow disk keeps from being read is looked at again after this long.
+    pub const HOLD: Duration = Duration::from_millis(10);
+
     /// Largest tracker reply body.
     pub const TRACKER_BODY: usize = 1 << 20;
     /// Largest HTTP head.

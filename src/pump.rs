@@ -14,6 +14,7 @@
 use std::io;
 
 use crate::api::{CloseReason, ErrorKind, Input, Want};
+use crate::config::limits;
 use crate::id::{Block, ConnKey, TorrentKey};
 use crate::session::{Chunk, Session};
 use crate::storage::{DiskError, DiskErrorKind, IoVecs, PlaceList, Storage};
@@ -95,6 +96,11 @@ pub fn recv(
 ) -> Outcome {
     let mut share = SHARE;
     loop {
+        // Whoever owes us nothing sends no payload, and is read.
+        if s.owing(conn).is_some_and(|torrent| storage.holds_back(torrent)) {
+            s.hold(now, conn);
+            return Outcome::Until(now + limits::HOLD);
+        }
         let mut run = std::mem::take(&mut bufs.run);
         let outcome = match s.want(now, conn, &mut run) {
             Want::Nothing { until } => Err(Outcome::Until(until)),
@@ -335,7 +341,7 @@ pub fn send(
     loop {
         let until = s.offer(now, conn);
         plan.begin();
-        let mut failed = None;
+        let (mut failed, mut cold) = (None, false);
         for chunk in s.chunks(conn) {
             if plan.room() < 8 || plan.total() >= OFFER {
                 break;
@@ -348,7 +354,10 @@ pub fn send(
                 }
                 Chunk::Block { torrent, block, at } => match storage.lend(torrent, block, at, block.len - at, plan) {
                     Ok(n) if n == block.len - at => {}
-                    Ok(_) => break,
+                    Ok(n) => {
+                        cold = n == 0;
+                        break;
+                    }
                     Err(e) => {
                         failed = Some((torrent, e));
                         break;
@@ -361,6 +370,9 @@ pub fn send(
                 disk_failed(s, now, torrent, &e);
                 s.unreadable(now, conn);
                 return Outcome::Ended(None);
+            }
+            if cold {
+                return Outcome::Until(now + limits::COLD);
             }
             return until.map_or(Outcome::Empty, Outcome::Until);
         }

@@ -70,6 +70,8 @@ fn the_choice_changes_while_it_runs() {
     let select = |n: &mut Node, p: [Priority; 6]| n.lp.command(|s, now| s.select(now, key, p.to_vec()));
     // While it fetches `b`: `e` too.
     until(&mut [&mut leech, &mut seed], |n| n[0].status(key).have > 0);
+    // One turn may have brought all of it.
+    let early = usize::from(leech.status(key).state == State::Seeding);
     select(&mut leech, [Skip, Normal, Skip, Skip, High, Skip]).expect("it is there");
     complete(&mut [&mut leech, &mut seed], key);
     sample.assert_file_in(&dir, 1);
@@ -86,7 +88,7 @@ fn the_choice_changes_while_it_runs() {
     sample.assert_in(&dir);
     assert_eq!(leech.received(), sample.size(), "nothing came twice");
     let finished = leech.alerts.iter().filter(|a| matches!(a, Alert::Finished { .. })).count();
-    assert_eq!(finished, 3, "it was complete three times");
+    assert_eq!(finished, 3 + early, "it was complete three times, or once before that");
 }
 
 #[test]

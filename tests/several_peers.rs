@@ -31,7 +31,9 @@ fn from_three_seeders_at_once() {
 fn leechers_live_on_each_other() {
     let temp = Temp::new();
     let sample = Sample::new("t", 64 << 10, &[("a", 8_000_001)]);
-    let seed = Node::seed(&sample, &temp.path("seed"));
+    sample.write(&temp.path("seed"));
+    // One peer at a time: in the long run the others hear of it too.
+    let seed = Node::with(|c| c.session.max_peers_torrent = 1).seeding(&sample, &temp.path("seed"));
     let (mut nodes, mut keys) = (vec![seed], Vec::new());
     for i in 0..4 {
         let mut node = Node::new();
@@ -66,5 +68,11 @@ fn parts_make_a_whole() {
     until(&mut all, |n| keys.iter().zip(n).all(|(k, n)| n.status(*k).is_complete()));
     (0..3).for_each(|i| sample.assert_in(&temp.path(&format!("part {i}"))));
     let received: u64 = nodes.iter().map(Node::received).sum();
-    assert!(received < sample.size() * 12 / 10, "{received}: each fetched its missing third only");
+    let wasted: u64 = keys.iter().zip(&nodes).map(|(k, n)| n.status(*k).wasted).sum();
+    let missing: u64 = (0..3).map(|i| sample.bytes_of(&sample.pieces_of((i + 2) % 3))).sum();
+    // Blocks that came twice in the end game apart: how many those are depends on who is faster. Of one that nobody
+    // waits for any more a part may have come when the connection ends.
+    let once = received - wasted;
+    assert!((missing..missing + 6 * (16 << 10)).contains(&once), "{once} of {missing}: each fetched its third only");
+    assert!(wasted < missing, "{wasted}: both were asked for everything");
 }

@@ -9,6 +9,7 @@
 //!
 //! It keeps each torrent's resume record in the state folder, if it has one.
 
+mod late;
 mod link;
 mod listen;
 pub mod resolve;
@@ -36,6 +37,7 @@ use crate::session::Session;
 use crate::storage::helper::Helper;
 use crate::storage::{Disk, Done, OpenSpec, Storage, StorageConfig};
 use crate::time::{Duration, Instant, earlier};
+use late::AllLate;
 use link::Link;
 use listen::Listeners;
 use resolve::{DnsResolver, Resolve};
@@ -57,6 +59,8 @@ const FOREIGN_FIRST: usize = HELPER + 1;
 
 /// Bytes hashed and written in one turn.
 const WORK: usize = 4 << 20;
+/// A shutdown waits no longer than this for what is on its way to a disk.
+const DISK_PATIENCE: Duration = Duration::from_secs(10);
 /// Datagrams received in one turn.
 const DATAGRAMS: usize = 256;
 /// Descriptors ran out: nothing is accepted for so long.
@@ -152,6 +156,8 @@ pub struct Loop {
     ready: VecDeque<ConnKey>,
     /// Connections that a limit holds back, until the earliest of their times.
     held: (Vec<ConnKey>, Option<Instant>),
+    /// How often they were let go.
+    rounds: usize,
     listeners: Listeners,
     accept_again: Option<Instant>,
     udp: Datagrams,
@@ -160,6 +166,9 @@ pub struct Loop {
     resolver: DnsResolver,
     state: Option<StateDir>,
     open: BTreeSet<TorrentKey>,
+    late: AllLate,
+    /// A shutdown waits for slow disks until then.
+    patience: Option<Instant>,
     bufs: Buffers,
     disk_more: bool,
     foreign: VecDeque<Token>,
@@ -205,6 +214,7 @@ impl Loop {
             links: Vec::new(),
             ready: VecDeque::new(),
             held: (Vec::new(), None),
+            rounds: 0,
             listeners,
             accept_again: None,
             udp,
@@ -213,6 +223,8 @@ impl Loop {
             resolver,
             state,
             open: BTreeSet::new(),
+            late: AllLate::default(),
+            patience: None,
             bufs: Buffers::default(),
             disk_more: false,
             foreign: VecDeque::new(),
@@ -292,11 +304,13 @@ impl Loop {
             }
         }
         self.command(Session::shutdown);
+        self.patience = self.patience.or(Some(self.now + DISK_PATIENCE));
     }
 
     /// The shutdown is over: drop the loop.
     pub fn stopped(&self) -> bool {
-        self.session.is_shut_down(self.now)
+        let waits = !self.late.is_empty() && self.patience.is_none_or(|end| self.now < end);
+        self.session.is_shut_down(self.now) && !waits
     }
 
     /// What happened next.
@@ -323,6 +337,7 @@ impl Loop {
             return Some(Duration::ZERO);
         }
         let at = earlier(self.session.poll_timeout(), self.resolver.deadline());
+        let at = earlier(at, self.patience.filter(|_| !self.late.is_empty()));
         let at = earlier(earlier(at, self.held.1), self.accept_again)?;
         let elapsed = u64::try_from(self.start.elapsed().as_micros()).unwrap_or(u64::MAX);
         Some(at - Instant::from_micros(elapsed))
@@ -368,6 +383,7 @@ impl Loop {
         }
         self.disk_more = self.disk.work(WORK);
         self.disk_done();
+        self.no_longer_late();
         let more = !self.ready.is_empty()
             || self.disk_more
             || self.udp.is_ready()
@@ -487,9 +503,12 @@ impl Loop {
     fn release_held(&mut self) {
         if self.held.1.is_some_and(|at| at <= self.now) {
             self.held.1 = None;
-            for conn in std::mem::take(&mut self.held.0) {
-                self.make_ready(conn);
-            }
+            let mut held = std::mem::take(&mut self.held.0);
+            // What one may do now the others may not: each is the first in turn.
+            let first = self.rounds % held.len().max(1);
+            held.rotate_left(first);
+            self.rounds = self.rounds.wrapping_add(1);
+            held.into_iter().for_each(|conn| self.make_ready(conn));
         }
     }
 
@@ -563,49 +582,57 @@ impl Loop {
 
     fn carry_out_actions(&mut self) {
         while let Some(action) = self.session.poll_action() {
-            match action {
-                Action::Connect { conn, addr } => self.connect(conn, addr),
-                Action::Close { conn, .. } => self.drop_link(conn),
-                Action::Wake { conn } => self.make_ready(conn),
-                Action::Resolve { id, host } => {
-                    self.resolver.lookup(self.now, id, &host);
-                    self.resolved();
-                }
-                Action::Open { torrent, layout, dir, wanted } => self.open_files(torrent, layout, dir, &wanted),
-                Action::Wanted { torrent, wanted } => {
-                    if self.open.contains(&torrent) {
-                        if let Err(e) = self.disk.prepare(torrent, &|f| wanted[f.idx()]) {
-                            pump::disk_failed(&mut self.session, self.now, torrent, &e);
-                        }
+            if let Some(action) = self.late.put(action) {
+                self.carry_out_one(action);
+            }
+        }
+    }
+
+    fn carry_out_one(&mut self, action: Action) {
+        match action {
+            Action::Connect { conn, addr } => self.connect(conn, addr),
+            Action::Close { conn, .. } => self.drop_link(conn),
+            Action::Wake { conn } => self.make_ready(conn),
+            Action::Resolve { id, host } => {
+                self.resolver.lookup(self.now, id, &host);
+                self.resolved();
+            }
+            Action::Open { torrent, layout, dir, wanted } => self.open_files(torrent, layout, dir, &wanted),
+            Action::Wanted { torrent, wanted } => {
+                if self.open.contains(&torrent) {
+                    if let Err(e) = self.disk.prepare(torrent, &|f| wanted[f.idx()]) {
+                        pump::disk_failed(&mut self.session, self.now, torrent, &e);
                     }
                 }
-                Action::Hash { torrent, piece, expected, at_rest, blocks } => {
-                    if self.open.contains(&torrent) {
-                        self.disk_more = true;
-                        match at_rest {
-                            true => self.disk.recheck(torrent, piece, expected),
-                            false => self.disk.hash(torrent, piece, expected, blocks),
-                        }
+            }
+            Action::Hash { torrent, piece, expected, at_rest, blocks } => {
+                if self.open.contains(&torrent) {
+                    self.disk_more = true;
+                    match at_rest {
+                        true => self.disk.recheck(torrent, piece, expected),
+                        false => self.disk.hash(torrent, piece, expected, blocks),
                     }
                 }
-                Action::Prefetch { torrent, block } => self.disk.prefetch(torrent, block),
-                Action::Save { torrent, info_hash } => self.save(torrent, &info_hash),
-                Action::SaveMetadata { torrent, info_hash } => {
-                    if let (Some(state), Some(meta)) = (&self.state, self.session.metainfo(torrent)) {
-                        if let Err(e) = state.store_metadata(&info_hash, &meta.info) {
-                            log::warn!("cannot keep the metadata of {info_hash}: {e}");
-                        }
+            }
+            Action::Prefetch { torrent, block } => self.disk.prefetch(torrent, block),
+            Action::Save { torrent, info_hash } => self.save(torrent, &info_hash),
+            Action::SaveMetadata { torrent, info_hash } => {
+                if let (Some(state), Some(meta)) = (&self.state, self.session.metainfo(torrent)) {
+                    if let Err(e) = state.store_metadata(&info_hash, &meta.info) {
+                        log::warn!("cannot keep the metadata of {info_hash}: {e}");
                     }
                 }
-                Action::CloseFiles { torrent } => self.close_files(torrent),
-                Action::Remove { torrent, info_hash, layout, dir, with_data } => {
-                    if with_data {
-                        self.delete_files(torrent, layout, dir);
-                    }
-                    self.close_files(torrent);
-                    if let Some(state) = &self.state {
-                        state.remove(&info_hash);
-                    }
+            }
+            Action::CloseFiles { torrent } => self.close_files(torrent),
+            Action::Remove { torrent, info_hash, layout, dir, with_data } => {
+                if with_data {
+                    self.delete_files(torrent, layout, dir);
+                }
+                // Nobody wants its record any more.
+                self.late.take(torrent);
+                self.close_files(torrent);
+                if let Some(state) = &self.state {
+                    state.remove(&info_hash);
                 }
             }
         }
@@ -664,12 +691,43 @@ impl Loop {
             self.session.handle(self.now, Input::PieceLost { torrent, piece: None });
             pump::disk_failed(&mut self.session, self.now, torrent, &e);
         }
+        let record = self.record(torrent);
+        if self.disk.flushing(torrent) {
+            self.late.insert(torrent, *info_hash, record);
+        } else {
+            self.store(info_hash, record);
+        }
+    }
+
+    fn record(&mut self, torrent: TorrentKey) -> Option<Vec<u8>> {
         let files = self.session.metainfo(torrent).map_or(0, |m| m.files.len());
         let stamps = self.stamps(torrent, files);
-        let record = self.session.record(self.now, torrent, stamps);
+        self.session.record(self.now, torrent, stamps)
+    }
+
+    fn store(&self, info_hash: &crate::id::InfoHash, record: Option<Vec<u8>>) {
         let (Some(state), Some(record)) = (&self.state, record) else { return };
         if let Err(e) = state.store(info_hash, &record) {
             log::error!("cannot save the state of {info_hash}: {e}");
+        }
+    }
+
+    /// Goes on with the torrents whose files have what was on its way to them.
+    fn no_longer_late(&mut self) {
+        let over = |t: &TorrentKey| !self.disk.flushing(*t);
+        let torrents: Vec<_> = self.late.torrents().filter(over).collect();
+        for torrent in torrents {
+            let Some(mut late) = self.late.take(torrent) else { continue };
+            if !self.session.is_trading(torrent) {
+                late.record = self.record(torrent);
+            }
+            self.store(&late.info_hash, late.record);
+            for action in late.actions {
+                if let Some(action) = self.late.put(action) {
+                    self.carry_out_one(action);
+                }
+            }
+            self.carry_out();
         }
     }
 

@@ -71,6 +71,19 @@ impl Session {
         Want::Payload { torrent: torrent.key, run, at, at_header, max }
     }
 
+    /// The torrent that `conn` owes payload to, as far as it was asked for.
+    pub fn owing(&self, conn: ConnKey) -> Option<crate::id::TorrentKey> {
+        let peer = self.conns.get(conn)?.peer()?;
+        if peer.trade.asked.is_empty() && peer.trade.receiving.is_none() { None } else { peer.torrent }
+    }
+
+    /// A disk that is behind keeps `conn` from being read: that is not the peer's fault.
+    pub fn hold(&mut self, now: Instant, conn: ConnKey) {
+        if let Some(Conn::Peer(p)) = self.conns.get_mut(conn) {
+            (p.last_in, p.last_block) = (now, now);
+        }
+    }
+
     /// How many bytes one read may bring now: a share of what the limit allows, if there is one.
     pub fn room(&self, now: Instant, conn: ConnKey) -> usize {
         let budget = usize::try_from(self.down.available(now)).unwrap_or(usize::MAX);

@@ -344,6 +344,11 @@ impl Session {
         Some(status)
     }
 
+    /// A torrent exchanges blocks with peers: it is neither stopped nor about to begin.
+    pub fn is_trading(&self, key: TorrentKey) -> bool {
+        self.torrents.get(key).is_some_and(Torrent::is_active)
+    }
+
     /// A torrent's files, pad files left out; empty when there is no such torrent.
     pub fn files(&self, key: TorrentKey) -> Vec<FileStatus> {
         self.torrents.get(key).map(Torrent::files).unwrap_or_default()

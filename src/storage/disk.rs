@@ -16,13 +16,14 @@
 
 use super::extents::{ExtentKey, Pool};
 use super::files::{Files, ReadEnd, Torrent};
+use super::flight::Flights;
 use super::hash::Hasher;
 use super::helper::Hand;
 use super::lanes::{Lanes, MAX_LANES};
 use super::map::{WindowKey, Windows};
 use super::plan::{self, Part, PlaceList};
 use super::sync::Syncs;
-use super::{DiskError, DiskErrorKind, Done, FileStat, IoVecs, Lane, OpenSpec, Storage, StorageConfig};
+use super::{DiskError, DiskErrorKind, Done, FileStat, IoVecs, Lane, OpenSpec, Storage, StorageConfig, Writer};
 use crate::id::{Block, FileIndex, PieceIndex, TorrentKey};
 use crate::torrent::layout::{Layout, Span};
 use std::path::PathBuf;
@@ -38,7 +39,8 @@ pub struct Disk {
     pub(super) hasher: Hasher,
     pub(super) syncs: Syncs,
     pub(super) hand: Hand,
-    jobs: u64,
+    pub(super) flights: Flights,
+    pub(super) writer: Writer,
 }
 
 /// Where one stretch of a piece's bytes goes when it is downloaded.
@@ -64,32 +66,9 @@ impl Disk {
             hasher: Hasher::new(Lanes::new(config.hash_lanes)),
             syncs: Syncs::default(),
             hand,
-            jobs: 0,
+            writer: config.writer,
+            flights: Flights::new(config.unwritten.min(config.gather_limit / 2).max(64 << 10)),
         }
-    }
-
-    /// A name for the next of the helper's jobs.
-    pub(super) fn next_job(&mut self) -> u64 {
-        self.jobs += 1;
-        self.jobs
-    }
-
-    /// Takes what the helper has done, or does some of it. True when there is more to do at once.
-    fn step_helper(&mut self) -> bool {
-        let more = self.hand.work();
-        let mut any = false;
-        while let Some((id, result)) = self.hand.poll() {
-            any = true;
-            if !self.sync_over(id, &result) {
-                if let Err(e) = result {
-                    log::debug!("a call whose torrent is gone: {e}");
-                }
-            }
-        }
-        if any || !self.syncs.is_empty() {
-            self.step_syncs();
-        }
-        more || (!self.hand.is_threaded() && !self.syncs.is_empty())
     }
 
     fn layout(&self, t: TorrentKey) -> Result<Arc<Layout>, DiskError> {
@@ -124,6 +103,10 @@ impl Disk {
         if self.lane != Lane::Direct || span.pad {
             return Ok(Way::Extent);
         }
+        self.take_space(t, span.file)?;
+        if self.by_helper(t) {
+            return Ok(Way::Extent);
+        }
         Ok(if self.files.mappable(t, span.file, true)?.is_some() { Way::Window } else { Way::Extent })
     }
 
@@ -146,18 +129,28 @@ impl Disk {
         let len = (layout.piece_size(piece) - start).min(unit);
         let offset = layout.piece_offset(piece) + u64::from(start);
         for span in layout.spans(offset, u64::from(len)).filter(|s| !s.pad) {
-            self.files.allocate(t, span.file)?;
+            self.take_space(t, span.file)?;
         }
         let slot = loop {
             if let Some(slot) = self.pool.make(key, len, false) {
                 break slot;
             }
-            if self.hasher.busy() {
-                self.hasher.landed = 0;
-                self.finish_one();
-            } else if let Some((old, slot)) = self.pool.oldest(|s| plan.uses_heap(s)) {
+            self.hasher.landed = 0;
+            if self.finish_one() {
+                continue;
+            }
+            // What the helper writes makes no room at once; a little of it has to be under way, that is all.
+            let slow = |k: &ExtentKey| self.by_helper(k.t);
+            if let Some((old, slot)) = self.pool.oldest(|k, s| plan.uses_heap(s) || slow(k)) {
                 self.evict(old, slot);
-            } else if !plan.is_empty() {
+                continue;
+            }
+            if self.flights.bytes() == 0 {
+                if let Some((old, slot)) = self.pool.oldest(|_, s| plan.uses_heap(s)) {
+                    self.send_extent(old, slot);
+                }
+            }
+            if !plan.is_empty() {
                 return Ok(None);
             } else if let Some(slot) = self.pool.make(key, len, true) {
                 break slot;
@@ -179,6 +172,9 @@ impl Disk {
     /// Writes an extent out early to have its room. An error is that torrent's, not the caller's.
     fn evict(&mut self, key: ExtentKey, slot: u32) {
         let piece = PieceIndex::new(key.piece);
+        if self.flights.pending(key.t, piece) {
+            return self.send_extent(key, slot);
+        }
         match self.write_extent(key, slot) {
             Ok(_) => self.pool.release(slot),
             Err(error) => {
@@ -222,6 +218,10 @@ impl Disk {
     fn flush_all(&mut self, t: TorrentKey) -> Result<(), DiskError> {
         let mut first = Ok(());
         while let Some((key, slot)) = self.pool.first_of(t) {
+            if self.by_helper(t) || self.flights.pending(t, PieceIndex::new(key.piece)) {
+                self.send_extent(key, slot);
+                continue;
+            }
             if let Err(e) = self.write_extent(key, slot) {
                 first = first.and(Err(e));
             }
@@ -238,6 +238,7 @@ impl Disk {
         self.hasher.forget(t, None);
         self.hasher.forget_done(t);
         self.syncs.forget(t);
+        self.flights.orphan(t);
         self.windows.drop_of(t, None);
         self.files.remove(t)
     }
@@ -296,6 +297,10 @@ impl Disk {
             match self.window(t, span.file, span.at + done, write, out)? {
                 Some(Window::At { slot, generation, from, left }) if left > 0 => {
                     let len = u64::from(left).min(span.len - done) as u32;
+                    if !write && !self.windows.is_resident(slot, from, len) {
+                        self.files.will_need_in(t, span.file, span.at + done, u64::from(len));
+                        break;
+                    }
                     out.push(Part::Map { slot, generation, from, len });
                     done += u64::from(len);
                 }
@@ -419,7 +424,7 @@ impl Storage for Disk {
     }
 
     fn allocate(&mut self, t: TorrentKey, file: FileIndex) -> Result<(), DiskError> {
-        self.files.allocate(t, file)
+        self.take_space(t, file)
     }
 
     fn place(&mut self, t: TorrentKey, block: Block, at: u32, max: u32, out: &mut PlaceList) -> Result<u32, DiskError> {
@@ -534,7 +539,7 @@ impl Storage for Disk {
         let data = &data[..len as usize];
         let offset = layout.piece_offset(piece) + u64::from(begin);
         match self.lane {
-            Lane::Scratch => self.files.write_at(t, offset, data),
+            Lane::Scratch if !self.by_helper(t) => self.files.write_at(t, offset, data),
             Lane::Direct => {
                 let mut at = 0;
                 for span in layout.spans(offset, u64::from(len)) {
@@ -547,13 +552,15 @@ impl Storage for Disk {
                 }
                 Ok(())
             }
-            Lane::Gather | Lane::Auto => self.fill_extents(t, &layout, piece, begin, data),
+            Lane::Gather | Lane::Auto | Lane::Scratch => self.fill_extents(t, &layout, piece, begin, data),
         }
     }
 
     fn forget(&mut self, t: TorrentKey, piece: PieceIndex) {
         self.drop_extents(t, piece);
         self.hasher.forget(t, Some(piece));
+        self.flights.forget(t, piece);
+        self.report_in_order();
     }
 
     fn hash(&mut self, t: TorrentKey, piece: PieceIndex, expected: [u8; 20], want_blocks: bool) {
@@ -569,9 +576,10 @@ impl Storage for Disk {
     }
 
     fn work(&mut self, budget: usize) -> bool {
+        self.windows.now = std::time::Instant::now();
         let more = self.step_helper();
         if self.hasher.idle() {
-            if self.hasher.landed == 0 && self.pool.is_empty() {
+            if self.hasher.landed == 0 && self.pool.is_empty() && self.flights.is_empty() {
                 self.pool.trim();
             }
             if self.hasher.landed == 0 {
@@ -603,10 +611,14 @@ impl Storage for Disk {
                 None => {
                     let Some(buf) = out.reserve_lent(len) else { break };
                     let n = buf.len() as u32;
-                    let read = self.files.read_at(t, offset + u64::from(done), buf);
-                    match read {
-                        Ok(ReadEnd::Whole) => {}
-                        Ok(ReadEnd::Short(kind, file)) => {
+                    let part = Span { len: u64::from(n), ..span };
+                    match self.files.read_cached(t, part, buf) {
+                        Ok(Some(ReadEnd::Whole)) => {}
+                        Ok(None) => {
+                            out.pop();
+                            return Ok(done);
+                        }
+                        Ok(Some(ReadEnd::Short(kind, file))) => {
                             out.pop();
                             return Err(DiskError::new(kind, self.files.path(t, file), "read"));
                         }
@@ -633,7 +645,13 @@ impl Storage for Disk {
 
     fn flush(&mut self, t: TorrentKey) -> Result<(), DiskError> {
         self.files.expect(t)?;
-        self.flush_all(t)
+        let result = self.flush_all(t);
+        self.flights.mark(t);
+        result
+    }
+
+    fn flushing(&self, t: TorrentKey) -> bool {
+        self.flights.flushing(t)
     }
 
     fn sync(&mut self, t: TorrentKey) {
@@ -646,8 +664,12 @@ impl Storage for Disk {
         self.files.stat(t, file)
     }
 
+    fn holds_back(&self, t: TorrentKey) -> bool {
+        self.holds_back_for(t)
+    }
+
     fn dirty(&self) -> usize {
-        self.pool.dirty()
+        self.pool.dirty() + self.flights.bytes()
     }
 
     fn memory(&self) -> usize {

@@ -101,6 +101,8 @@ pub(super) struct Pool {
     unit: u32,
     limit: usize,
     held: usize,
+    /// Buffers taken off it, which will be given back: count among those held.
+    away: usize,
     dirty: usize,
     count: u64,
 }
@@ -118,6 +120,7 @@ impl Pool {
             unit,
             limit,
             held: 0,
+            away: 0,
             dirty: 0,
             count: 0,
         }
@@ -131,6 +134,10 @@ impl Pool {
     /// two at once; of larger ones each is hashed as it grows, or it would leave before.
     pub(super) fn holds_two(&self, size: u32) -> bool {
         self.limit / 5 >= size as usize / 2
+    }
+    /// Most bytes of memory in buffers.
+    pub(super) const fn limit(&self) -> usize {
+        self.limit
     }
     /// Bytes of memory in buffers.
     pub(super) const fn held(&self) -> usize {
@@ -147,7 +154,8 @@ impl Pool {
     /// Whether an eighth or less of the room is left.
     pub(super) fn tight(&self) -> bool {
         let free: usize = self.free.iter().map(|&s| self.bufs[s as usize].len()).sum();
-        (self.held - free) / 7 >= self.limit / 8
+        // What is away comes back without anybody's doing.
+        (self.held - free - self.away) / 7 >= self.limit / 8
     }
 
     /// The extent of that name, if it is in use.
@@ -257,10 +265,48 @@ impl Pool {
         }
     }
 
+    /// Bytes of buffers in use by a torrent.
+    pub(super) fn live_of(&self, t: TorrentKey) -> usize {
+        let from = ExtentKey { t, piece: 0, nth: 0 };
+        let live = self.index.range(from..).take_while(|(k, _)| k.t == t);
+        live.map(|(_, &s)| self.bufs[s as usize].len()).sum()
+    }
+
+    /// Takes the buffer of an extent away, which is out of use then. See [`Pool::give_back`].
+    pub(super) fn take(&mut self, slot: u32) -> Vec<u8> {
+        let buf = std::mem::take(&mut self.bufs[slot as usize]);
+        self.away += buf.len();
+        self.release(slot);
+        buf
+    }
+
+    /// A buffer that was taken away is free.
+    pub(super) fn give_back(&mut self, buf: Vec<u8>) {
+        self.away -= buf.len();
+        if self.held > self.limit {
+            self.held -= buf.len();
+            return;
+        }
+        match self.free.iter().position(|&s| self.bufs[s as usize].is_empty()) {
+            Some(i) => {
+                // To the end, where the next one is taken from.
+                let slot = self.free.remove(i);
+                self.bufs[slot as usize] = buf;
+                self.free.push(slot);
+            }
+            // Its slot is in use again, with another buffer.
+            None => {
+                self.slots.push(Extent { key: None, len: 0, valid: Ranges::default(), generation: 0, used: 0 });
+                self.bufs.push(buf);
+                self.free.push(self.slots.len() as u32 - 1);
+            }
+        }
+    }
+
     /// The extent to write out early: of those that `keep` does not hold back, the full one that has not been asked for
     /// the longest, or else any. One with gaps would be written again, block by block.
-    pub(super) fn oldest(&self, keep: impl Fn(u32) -> bool) -> Option<(ExtentKey, u32)> {
-        let live = self.index.iter().filter(|&(_, &s)| !keep(s));
+    pub(super) fn oldest(&self, keep: impl Fn(&ExtentKey, u32) -> bool) -> Option<(ExtentKey, u32)> {
+        let live = self.index.iter().filter(|&(k, &s)| !keep(k, s));
         live.min_by_key(|&(_, &s)| (!self.is_full(s), self.slots[s as usize].used)).map(|(k, s)| (*k, *s))
     }
 
@@ -285,7 +331,7 @@ impl Pool {
     /// Panics when the rules of the module's head are broken.
     #[cfg(any(test, debug_assertions))]
     pub(super) fn invariants(&self) {
-        assert_eq!(self.held, self.bufs.iter().map(Vec::len).sum::<usize>());
+        assert_eq!(self.held, self.bufs.iter().map(Vec::len).sum::<usize>() + self.away);
         assert_eq!(self.slots.iter().filter(|e| e.key.is_some()).count(), self.index.len());
         assert_eq!(self.free.len() + self.index.len(), self.slots.len());
         for (key, &slot) in &self.index {
@@ -360,10 +406,10 @@ mod tests {
         assert_eq!(pool.make(key(9, 0), 64 << 10, false), None);
         assert_eq!(pool.held(), 256 << 10);
         pool.add_valid(slots[1], 5, 10);
-        assert_eq!((pool.dirty(), pool.oldest(|_| false)), (5, Some((key(0, 0), slots[0]))));
-        assert_eq!(pool.oldest(|s| s == slots[0]), Some((key(1, 0), slots[1])));
+        assert_eq!((pool.dirty(), pool.oldest(|_, _| false)), (5, Some((key(0, 0), slots[0]))));
+        assert_eq!(pool.oldest(|_, s| s == slots[0]), Some((key(1, 0), slots[1])));
         pool.find(key(0, 0));
-        assert_eq!(pool.oldest(|_| false), Some((key(1, 0), slots[1])));
+        assert_eq!(pool.oldest(|_, _| false), Some((key(1, 0), slots[1])));
         pool.release(slots[2]);
         pool.release(slots[1]);
         pool.invariants();
@@ -378,6 +424,30 @@ mod tests {
         pool.release(extra);
         assert!(pool.held() <= 256 << 10, "what went beyond the limit is not kept");
         pool.trim();
+        pool.invariants();
+    }
+
+    #[test]
+    fn a_buffer_that_is_away_counts_until_it_is_back() {
+        let mut pool = Pool::new(256 << 10);
+        let slots: Vec<u32> = (0..4).map(|i| pool.make(key(i, 0), 64 << 10, false).unwrap()).collect();
+        pool.add_valid(slots[0], 0, 100);
+        let buf = pool.take(slots[0]);
+        assert_eq!(
+            (buf.len(), pool.held(), pool.dirty(), pool.live_of(key(0, 0).t)),
+            (64 << 10, 256 << 10, 0, 192 << 10)
+        );
+        pool.invariants();
+        assert_eq!(pool.make(key(4, 0), 64 << 10, false), None);
+        let beyond = pool.make(key(4, 0), 64 << 10, true).unwrap();
+        assert_eq!(beyond, slots[0], "its slot is in use again");
+        let other = pool.take(slots[1]);
+        pool.give_back(buf);
+        assert_eq!(pool.held(), 256 << 10, "what went beyond the limit is not kept");
+        pool.give_back(other);
+        pool.invariants();
+        assert_eq!(pool.held(), 256 << 10);
+        assert!(pool.make(key(5, 0), 64 << 10, false).is_some());
         pool.invariants();
     }
 

@@ -12,9 +12,10 @@
 //! so that a volume that has gone away is not silently replaced by an empty folder.
 
 use super::sys::{self, FsKind};
+use super::volume::Volume;
 use super::{Allocate, Backend, DiskError, DiskErrorKind, FileStat};
 use crate::id::{FileIndex, TorrentKey};
-use crate::torrent::layout::{Layout, LayoutFile};
+use crate::torrent::layout::{Layout, LayoutFile, Span};
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
@@ -22,6 +23,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// Files below this are not mapped: what a window costs is more than it saves (40 blocks).
 const MAP_MIN: u64 = 640 << 10;
@@ -40,6 +42,9 @@ struct FileState {
     sparse: bool,
     /// Written since the last sync.
     dirty: bool,
+    /// Its space is being taken, and how long it was before.
+    taking: bool,
+    had: u64,
     /// It cannot be mapped.
     no_map: bool,
     /// Not chosen: all it gets is its part of pieces that it shares with files that are.
@@ -52,6 +57,10 @@ pub(super) struct Torrent {
     pub(super) layout: Arc<Layout>,
     dir: PathBuf,
     dir_made: bool,
+    /// Where its files are, once one was open: a place in the list of volumes.
+    volume: Option<usize>,
+    /// Files whose space is being taken.
+    taking: u32,
     /// Folders that names were made in since the last sync.
     new_names: BTreeSet<String>,
     files: Box<[FileState]>,
@@ -88,8 +97,8 @@ pub(super) struct Files {
     allocate: Allocate,
     /// The one used last comes first.
     folders: Vec<Folder>,
-    /// What the volume that was asked last is.
-    volume: Option<(u64, FsKind)>,
+    /// All that were met.
+    volumes: Vec<Volume>,
 }
 
 /// What a read of a piece's bytes came to.
@@ -111,7 +120,7 @@ impl Files {
             backend,
             allocate,
             folders: Vec::new(),
-            volume: None,
+            volumes: Vec::new(),
         }
     }
 
@@ -120,12 +129,24 @@ impl Files {
             self.torrents.resize_with(t.index() + 1, || None);
         }
         let files = vec![FileState::default(); layout.files().len()].into_boxed_slice();
-        self.torrents[t.index()] =
-            Some(Torrent { key: t, layout, dir, dir_made: false, new_names: BTreeSet::new(), files });
+        self.torrents[t.index()] = Some(Torrent {
+            key: t,
+            layout,
+            dir,
+            dir_made: false,
+            volume: None,
+            taking: 0,
+            new_names: BTreeSet::new(),
+            files,
+        });
     }
 
     pub(super) fn get(&self, t: TorrentKey) -> Option<&Torrent> {
         self.torrents.get(t.index())?.as_ref().filter(|x| x.key == t)
+    }
+
+    fn get_mut(&mut self, t: TorrentKey) -> Option<&mut Torrent> {
+        self.torrents.get_mut(t.index())?.as_mut().filter(|x| x.key == t)
     }
 
     /// The same, where a torrent that is not open is the caller's bug.
@@ -136,7 +157,33 @@ impl Files {
     }
 
     fn state(&mut self, t: TorrentKey, file: FileIndex) -> Option<&mut FileState> {
-        self.torrents.get_mut(t.index())?.as_mut().filter(|x| x.key == t)?.files.get_mut(file.idx())
+        self.get_mut(t)?.files.get_mut(file.idx())
+    }
+
+    /// Whether writing a torrent's files may take long, as far as is known.
+    pub(super) fn is_slow(&self, t: TorrentKey) -> bool {
+        self.get(t).is_none_or(|x| x.taking > 0 || x.volume.is_none_or(|v| !self.volumes[v].is_fast()))
+    }
+
+    /// A torrent's volume, and whether the next write to it, of so many bytes, is to be a probe.
+    pub(super) fn volume_of(&mut self, t: TorrentKey, bytes: usize) -> (usize, bool) {
+        let volume = self.get(t).and_then(|x| x.volume).unwrap_or(usize::MAX);
+        (volume, self.volumes.get_mut(volume).is_some_and(|v| v.wants_probe(bytes)))
+    }
+
+    /// What a probe of a volume came to.
+    pub(super) fn probed(&mut self, volume: usize, bytes: usize, took: Duration) {
+        if let Some(v) = self.volumes.get_mut(volume) {
+            v.probed(bytes, took);
+        }
+    }
+
+    /// A sync of a torrent's file took so long.
+    pub(super) fn synced(&mut self, t: TorrentKey, took: Duration) {
+        let volume = self.get(t).and_then(|x| x.volume).unwrap_or(usize::MAX);
+        if let Some(v) = self.volumes.get_mut(volume) {
+            v.synced(took);
+        }
     }
 
     /// Closes descriptors and forgets the torrent.
@@ -202,13 +249,19 @@ impl Files {
             }
             r => r,
         }?;
-        let (handle, volume) = handle;
+        let (handle, dev) = handle;
         self.close_down_to(self.limit - 1);
-        let kind = match self.volume {
-            Some((known, kind)) if known == volume => kind,
-            _ => sys::fs_kind(&handle),
+        let volume = match self.volumes.iter().position(|v| v.dev == dev) {
+            Some(volume) => volume,
+            None => {
+                self.volumes.push(Volume::new(dev, sys::fs_kind(&handle)));
+                self.volumes.len() - 1
+            }
         };
-        self.volume = Some((volume, kind));
+        let kind = self.volumes[volume].kind;
+        if let Some(torrent) = self.get_mut(t) {
+            torrent.volume = Some(volume);
+        }
         let open = Some(Open { t, file, handle: Arc::new(handle), write, kind, used: count });
         let slot = match self.open.iter().position(Option::is_none) {
             Some(slot) => slot,
@@ -305,9 +358,7 @@ impl Files {
 
     /// A name was made in this folder: it, and those it is in, are to be synced.
     fn note_name(&mut self, t: TorrentKey, folder: &str) {
-        let Some(torrent) = self.torrents.get_mut(t.index()).and_then(Option::as_mut).filter(|x| x.key == t) else {
-            return;
-        };
+        let Some(torrent) = self.get_mut(t) else { return };
         let above = Path::new(folder).ancestors().filter_map(Path::to_str);
         for path in above {
             if !torrent.new_names.insert(path.into()) {
@@ -333,11 +384,9 @@ impl Files {
         if self.state(t, file).is_none_or(|s| s.no_map) {
             return Ok(None);
         }
-        if write {
-            self.allocate(t, file)?;
-            if self.state(t, file).is_none_or(|s| s.sparse) {
-                return Ok(None);
-            }
+        // The space has been asked for by the one who wants to write; before it is there nothing is mapped.
+        if write && self.state(t, file).is_none_or(|s| !s.allocated || s.taking || s.sparse) {
+            return Ok(None);
         }
         let slot = self.slot(t, file, write)?;
         let kind = self.open[slot].as_ref().map_or(FsKind::NoMap, |o| o.kind);
@@ -364,14 +413,29 @@ impl Files {
 
     /// Takes a file's space, once. See [`super::Storage::allocate`].
     pub(super) fn allocate(&mut self, t: TorrentKey, file: FileIndex) -> Result<(), DiskError> {
-        let Some(f) = self.expect(t)?.layout.files().get(file.idx()) else { return Ok(()) };
+        let Some((handle, len)) = self.begin_allocate(t, file)? else { return Ok(()) };
+        let taken = sys::fallocate(&handle, 0, len);
+        self.end_allocate(
+            t,
+            file,
+            taken.and_then(|taken| if taken { Ok(()) } else { Err(sys::errno(libc::EOPNOTSUPP)) }),
+        )
+    }
+
+    /// What to take space for, unless there is nothing to take. [`Files::end_allocate`] is told what came of it.
+    pub(super) fn begin_allocate(
+        &mut self,
+        t: TorrentKey,
+        file: FileIndex,
+    ) -> Result<Option<(Arc<File>, u64)>, DiskError> {
+        let Some(f) = self.expect(t)?.layout.files().get(file.idx()) else { return Ok(None) };
         let (len, pad) = (f.len, f.pad);
         if pad || self.state(t, file).is_none_or(|s| s.allocated) {
-            return Ok(());
+            return Ok(None);
         }
         if let Some(s) = self.state(t, file).filter(|s| s.unwanted) {
             s.sparse = true;
-            return Ok(());
+            return Ok(None);
         }
         let mut sparse = true;
         if self.allocate == Allocate::Full && len >= ALLOCATE_MIN {
@@ -381,21 +445,56 @@ impl Files {
             if before.len() >= len && before.blocks().saturating_mul(512) >= len {
                 sparse = false;
             } else if open.kind != FsKind::Ram {
-                match sys::fallocate(&open.handle, 0, len) {
-                    Ok(taken) => sparse = !taken,
-                    Err(e) => {
-                        // ext4 keeps what it got until the file is cut back.
-                        let _ = open.handle.set_len(before.len());
-                        return Err(self.error(&e, t, file, "take space"));
-                    }
+                let handle = Arc::clone(&open.handle);
+                if let Some(s) = self.state(t, file) {
+                    (s.allocated, s.taking, s.had) = (true, true, before.len());
                 }
+                if let Some(torrent) = self.get_mut(t) {
+                    torrent.taking += 1;
+                }
+                return Ok(Some((handle, len)));
             }
         }
         if let Some(s) = self.state(t, file) {
             s.allocated = true;
             s.sparse = sparse;
         }
-        Ok(())
+        Ok(None)
+    }
+
+    /// Space was taken, or not.
+    pub(super) fn end_allocate(
+        &mut self,
+        t: TorrentKey,
+        file: FileIndex,
+        result: io::Result<()>,
+    ) -> Result<(), DiskError> {
+        let Some(s) = self.state(t, file).filter(|s| s.taking) else { return Ok(()) };
+        s.taking = false;
+        let had = s.had;
+        let failed = match result {
+            Ok(()) => {
+                s.sparse = false;
+                None
+            }
+            Err(e) if e.raw_os_error() == Some(libc::EOPNOTSUPP) => {
+                s.sparse = true;
+                None
+            }
+            Err(e) => {
+                s.allocated = false;
+                Some(e)
+            }
+        };
+        if let Some(torrent) = self.get_mut(t) {
+            torrent.taking -= 1;
+        }
+        let Some(e) = failed else { return Ok(()) };
+        // ext4 keeps what it got until the file is cut back. Nothing was written behind its old end meanwhile.
+        if let Ok(slot) = self.slot(t, file, true) {
+            let _ = self.handle(slot).set_len(had);
+        }
+        Err(self.error(&e, t, file, "take space"))
     }
 
     /// Writes bytes at an offset of the torrent, over as many files as they touch.
@@ -410,8 +509,14 @@ impl Files {
             }
             self.allocate(t, span.file)?;
             let slot = self.slot(t, span.file, true)?;
+            let (began, sleeps) = (Instant::now(), sys::sleeps());
             // write_all_at goes on after a short write, and takes a write of nothing as an error.
             self.handle(slot).write_all_at(now, span.at).map_err(|e| self.error(&e, t, span.file, "write"))?;
+            let volume = self.get(t).and_then(|x| x.volume).unwrap_or(usize::MAX);
+            if let Some(v) = self.volumes.get_mut(volume) {
+                let took = began.elapsed();
+                v.wrote(now.len(), took, sleeps.is_none_or(|n| sys::sleeps() != Some(n)));
+            }
             self.mark_dirty(t, span.file);
         }
         Ok(())
@@ -442,6 +547,66 @@ impl Files {
             }
         }
         Ok(ReadEnd::Whole)
+    }
+
+    /// Whether a read would wait for the disk. What there is without waiting is in `buf` afterwards.
+    fn is_cold(&self, slot: usize, at: u64, buf: &mut [u8]) -> bool {
+        match sys::read_nowait(self.handle(slot), at, buf) {
+            Err(e) => e.kind() == io::ErrorKind::WouldBlock,
+            // A short read ends where the cache does, or the file.
+            Ok(n) => n < buf.len() && self.handle(slot).metadata().is_ok_and(|m| m.len() > at + n as u64),
+        }
+    }
+
+    /// Reads bytes within one file if that takes no waiting for the disk; else `None`, and the kernel begins to read.
+    pub(super) fn read_cached(
+        &mut self,
+        t: TorrentKey,
+        span: Span,
+        buf: &mut [u8],
+    ) -> Result<Option<ReadEnd>, DiskError> {
+        let slot = match self.slot(t, span.file, false) {
+            Ok(slot) => slot,
+            Err(e) if e.kind == DiskErrorKind::Missing => return Ok(Some(ReadEnd::Short(e.kind, span.file))),
+            Err(e) => return Err(e),
+        };
+        match sys::read_nowait(self.handle(slot), span.at, buf) {
+            Ok(n) if n == buf.len() => return Ok(Some(ReadEnd::Whole)),
+            Ok(_) if self.is_cold(slot, span.at, buf) => {}
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+            _ => {
+                return match self.handle(slot).read_exact_at(buf, span.at) {
+                    Ok(()) => Ok(Some(ReadEnd::Whole)),
+                    Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => {
+                        Ok(Some(ReadEnd::Short(DiskErrorKind::Truncated, span.file)))
+                    }
+                    Err(e) => Err(self.error(&e, t, span.file, "read")),
+                };
+            }
+        }
+        sys::will_need(self.handle(slot), span.at, buf.len() as u64);
+        Ok(None)
+    }
+
+    /// The descriptor and the offset for bytes that have to be fetched from the disk; `None` when they are cached, when
+    /// that cannot be found out, or when something is wrong with them, which the read itself tells. `buf` is used up.
+    pub(super) fn cold(&mut self, t: TorrentKey, offset: u64, buf: &mut [u8]) -> Option<(Arc<File>, u64)> {
+        let layout = Arc::clone(&self.get(t)?.layout);
+        for span in layout.spans(offset, buf.len() as u64).filter(|s| !s.pad) {
+            let slot = self.slot(t, span.file, false).ok()?;
+            if self.is_cold(slot, span.at, &mut buf[..span.len as usize]) {
+                let handle = &self.open[slot].as_ref()?.handle;
+                return Some((Arc::clone(handle), span.at));
+            }
+        }
+        None
+    }
+
+    /// The same within one file.
+    pub(super) fn will_need_in(&mut self, t: TorrentKey, file: FileIndex, at: u64, len: u64) {
+        if let Ok(slot) = self.slot(t, file, false) {
+            sys::will_need(self.handle(slot), at, len);
+        }
     }
 
     /// Has the kernel read ahead. A hint, so errors are left for the read itself.
@@ -496,9 +661,7 @@ impl Files {
 
     /// Files that were written and folders that names were made in since this was last asked. They count as clean now.
     pub(super) fn take_dirty(&mut self, t: TorrentKey) -> (Vec<FileIndex>, BTreeSet<String>) {
-        let Some(torrent) = self.torrents.get_mut(t.index()).and_then(Option::as_mut).filter(|x| x.key == t) else {
-            return Default::default();
-        };
+        let Some(torrent) = self.get_mut(t) else { return Default::default() };
         let files = (0u32..).map(FileIndex::new).zip(&mut torrent.files);
         let dirty = files.filter_map(|(i, s)| std::mem::take(&mut s.dirty).then_some(i)).collect();
         (dirty, std::mem::take(&mut torrent.new_names))

@@ -27,6 +27,8 @@ use std::collections::{BTreeMap, VecDeque};
 const READ: usize = 64 << 10;
 /// Most bytes of one lane's turn.
 const SLICE: u32 = 256 << 10;
+/// Bytes that the helper fetches at once for a job.
+const AHEAD: u32 = 1 << 20;
 /// Turns that a finished piece waits for company, at most.
 const PATIENCE: u32 = 32;
 
@@ -48,6 +50,9 @@ struct Job {
     goal: Goal,
     /// The kernel was told to read ahead.
     hinted: bool,
+    /// The helper reads what comes next into the page cache; up to where it has done so.
+    reading: Option<u64>,
+    cached: u32,
 }
 
 /// The queues and what has come of them.
@@ -81,6 +86,15 @@ enum Source {
     },
     /// Nowhere: a file is missing or ends early.
     Short,
+    /// On the disk; the helper fetches it.
+    Later,
+}
+
+impl Job {
+    fn new(t: TorrentKey, piece: PieceIndex, range: std::ops::Range<u32>, state: Sha1, goal: Goal) -> Self {
+        let (at, until) = (range.start, range.end);
+        Self { t, piece, at, until, state, goal, hinted: false, reading: None, cached: at }
+    }
 }
 
 impl Hasher {
@@ -122,6 +136,13 @@ impl Hasher {
     pub(super) fn busy(&self) -> bool {
         !self.queue.is_empty()
     }
+    /// The helper has read what a job was waiting for.
+    pub(super) fn read_ahead(&mut self, t: TorrentKey, piece: PieceIndex, id: u64) {
+        let hit = |j: &&mut Job| j.t == t && j.piece == piece && j.reading == Some(id);
+        if let Some(job) = self.rechecks.iter_mut().find(hit) {
+            job.reading = None;
+        }
+    }
     pub(super) fn memory(&self) -> usize {
         self.bufs.iter().map(Vec::capacity).sum::<usize>()
             + (self.queue.capacity() + self.rechecks.capacity()) * size_of::<Job>()
@@ -156,13 +177,13 @@ impl Disk {
         let size = self.piece_size(t, piece);
         let (state, at) = self.hasher.take_prefix(t, piece);
         let goal = Goal::Verify { expected, want_blocks };
-        self.hasher.queue.push_back(Job { t, piece, at, until: size, state, goal, hinted: false });
+        self.hasher.queue.push_back(Job::new(t, piece, at..size, state, goal));
     }
 
     pub(super) fn queue_recheck(&mut self, t: TorrentKey, piece: PieceIndex, expected: [u8; 20]) {
         let (until, state) = (self.piece_size(t, piece), self.hasher.lanes.start());
         let goal = Goal::Recheck { expected };
-        self.hasher.rechecks.push_back(Job { t, piece, at: 0, until, state, goal, hinted: false });
+        self.hasher.rechecks.push_back(Job::new(t, piece, 0..until, state, goal));
     }
 
     /// An extent has become full: hash on if the piece is now contiguous further than before.
@@ -188,7 +209,7 @@ impl Disk {
             self.hasher.queue[i].until = upto;
         } else {
             let (state, at) = self.hasher.take_prefix(t, piece);
-            self.hasher.queue.push_back(Job { t, piece, at, until: upto, state, goal: Goal::Prefix, hinted: false });
+            self.hasher.queue.push_back(Job::new(t, piece, at..upto, state, Goal::Prefix));
         }
     }
 
@@ -198,32 +219,57 @@ impl Disk {
             return true;
         }
         let mut left = budget.max(1);
-        while left > 0 && !self.hasher.idle() {
-            left = left.saturating_sub(self.step().max(1));
+        while left > 0 {
+            let Some(moved) = self.step() else { return false };
+            left = left.saturating_sub(moved.max(1));
         }
         !self.hasher.idle()
     }
 
-    /// Works on the queued downloads until one of them is finished.
-    pub(super) fn finish_one(&mut self) {
+    /// Works on the queued downloads until one of them is finished. False when none can be now.
+    pub(super) fn finish_one(&mut self) -> bool {
         let before = self.hasher.queue.len();
-        while self.hasher.busy() && self.hasher.queue.len() == before {
-            self.step();
+        while self.hasher.queue.len() == before {
+            if !self.hasher.busy() || self.step_downloads().is_none() {
+                return false;
+            }
         }
+        true
     }
 
-    /// Advances the first jobs, one slice each. Returns the bytes hashed and written.
-    fn step(&mut self) -> usize {
-        let mut queue =
-            std::mem::take(if self.hasher.busy() { &mut self.hasher.queue } else { &mut self.hasher.rechecks });
-        let from_downloads = queue.front().is_some_and(|j| !matches!(j.goal, Goal::Recheck { .. }));
-        let n = self.hasher.lanes.width().min(queue.len());
+    /// Advances the first jobs, one slice each. Returns the bytes hashed and written; `None` when all that
+    /// is queued waits for the helper.
+    fn step(&mut self) -> Option<usize> {
+        self.step_downloads().or_else(|| self.step_queue(false))
+    }
+
+    fn step_downloads(&mut self) -> Option<usize> {
+        if self.hasher.busy() { self.step_queue(true) } else { None }
+    }
+
+    /// Puts the jobs that can go on first; how many there are of them.
+    fn ready(&self, queue: &mut VecDeque<Job>) -> usize {
+        let waits = |j: &Job| j.reading.is_some() || self.flights.pending(j.t, j.piece);
+        if !queue.iter().any(waits) {
+            return queue.len();
+        }
+        queue.make_contiguous().sort_by_key(waits);
+        queue.iter().take_while(|j| !waits(j)).count()
+    }
+
+    fn step_queue(&mut self, from_downloads: bool) -> Option<usize> {
+        let mut queue = std::mem::take(if from_downloads { &mut self.hasher.queue } else { &mut self.hasher.rechecks });
+        let n = self.hasher.lanes.width().min(self.ready(&mut queue));
+        if n == 0 {
+            *(if from_downloads { &mut self.hasher.queue } else { &mut self.hasher.rechecks }) = queue;
+            return None;
+        }
         let mut bufs = std::mem::take(&mut self.hasher.bufs);
         if !from_downloads {
             self.hint(&mut queue, n * 2);
         }
         let mut sources = [const { Ok(Source::Short) }; MAX_LANES];
-        for (i, job) in queue.iter().take(n).enumerate() {
+        for (i, job) in queue.iter_mut().take(n).enumerate() {
             sources[i] = self.source(job, &mut bufs[i]);
         }
         let moved = advance(&self.hasher.lanes, &self.pool, &bufs, queue.make_contiguous(), &sources[..n]);
@@ -231,6 +277,9 @@ impl Disk {
         // Finished ones leave; from the last on, so that the numbers of those before stay.
         let mut over = Vec::new();
         for (i, source) in sources.into_iter().take(n).enumerate().rev() {
+            if matches!(source, Ok(Source::Later)) {
+                continue;
+            }
             if !matches!(source, Ok(Source::Extent { .. } | Source::Read { .. })) || queue[i].at == queue[i].until {
                 if let Some(job) = queue.remove(i) {
                     over.push((job, source));
@@ -242,7 +291,7 @@ impl Disk {
         for (job, source) in over.into_iter().rev() {
             written += self.finish(job, source);
         }
-        moved + written
+        Some(moved + written)
     }
 
     /// Tells the kernel which pieces at rest come next.
@@ -255,7 +304,7 @@ impl Disk {
     }
 
     /// Finds a job's next bytes; reads them when they are in files only.
-    fn source(&mut self, job: &Job, buf: &mut Vec<u8>) -> Result<Source, DiskError> {
+    fn source(&mut self, job: &mut Job, buf: &mut Vec<u8>) -> Result<Source, DiskError> {
         let at = job.at;
         if at == job.until {
             return Ok(Source::Read { len: 0 });
@@ -276,10 +325,26 @@ impl Disk {
         buf.resize(READ, 0);
         let len = READ.min((end - at) as usize);
         let offset = self.offset(job.t, job.piece, at);
+        if self.is_cold(job, offset, &mut buf[..len]) {
+            return Ok(Source::Later);
+        }
         Ok(match self.files.read_at(job.t, offset, &mut buf[..len])? {
             ReadEnd::Whole => Source::Read { len },
             ReadEnd::Short(..) => Source::Short,
         })
+    }
+
+    /// Whether bytes at rest have to be fetched from the disk first. Then the helper is sent for them and some more.
+    fn is_cold(&mut self, job: &mut Job, offset: u64, buf: &mut [u8]) -> bool {
+        let at_rest = matches!(job.goal, Goal::Recheck { .. });
+        if !at_rest || !self.hand.is_threaded() || job.at < job.cached {
+            return false;
+        }
+        let Some((handle, at)) = self.files.cold(job.t, offset, buf) else { return false };
+        let len = (job.until - job.at).min(AHEAD);
+        job.cached = job.at + buf.len().max(len as usize) as u32;
+        job.reading = Some(self.send_read(job.t, job.piece, handle, at, len as usize));
+        true
     }
 
     /// What follows from a job that has ended. Returns the bytes written.
@@ -302,6 +367,11 @@ impl Disk {
         if result.is_ok() && downloaded && (want_blocks || !ok) {
             result = self.block_hashes(torrent, piece, until);
         }
+        if result.is_ok() && ok && downloaded && (self.by_helper(torrent) || self.flights.pending(torrent, piece)) {
+            let blocks = result.unwrap_or(None);
+            self.send_piece(torrent, piece, blocks);
+            return written;
+        }
         if result.is_ok() && ok {
             match self.write_piece(torrent, piece) {
                 Ok(n) => written = n,
@@ -311,10 +381,11 @@ impl Disk {
         if downloaded || ok {
             self.drop_extents(torrent, piece);
         }
-        self.hasher.done.push_back(match result {
-            Ok(blocks) => Done::Hashed { torrent, piece, ok, blocks },
-            Err(error) => Done::Failed { torrent, piece: Some(piece), error },
-        });
+        match result {
+            Ok(blocks) if ok && downloaded => self.report_good(torrent, piece, blocks),
+            Ok(blocks) => self.hasher.done.push_back(Done::Hashed { torrent, piece, ok, blocks }),
+            Err(error) => self.hasher.done.push_back(Done::Failed { torrent, piece: Some(piece), error }),
+        }
         written
     }
 
@@ -350,11 +421,10 @@ impl Disk {
     ) -> Result<ReadEnd, DiskError> {
         let end = begin + buf.len() as u32;
         let mut scratch = Vec::new();
-        let mut job =
-            Job { t, piece, at: begin, until: end, state: self.hasher.lanes.start(), goal: Goal::Prefix, hinted: true };
+        let mut job = Job::new(t, piece, begin..end, self.hasher.lanes.start(), Goal::Prefix);
         while job.at < end {
             let out = &mut buf[(job.at - begin) as usize..];
-            let n = match self.source(&job, &mut scratch)? {
+            let n = match self.source(&mut job, &mut scratch)? {
                 Source::Extent { slot, from, to } => {
                     let bytes = &self.pool.bytes(slot)[from as usize..to as usize];
                     out[..bytes.len()].copy_from_slice(bytes);
@@ -364,7 +434,7 @@ impl Disk {
                     out[..len].copy_from_slice(&scratch[..len]);
                     len
                 }
-                Source::Short => {
+                Source::Short | Source::Later => {
                     return Ok(ReadEnd::Short(super::DiskErrorKind::Truncated, crate::id::FileIndex::new(0)));
                 }
             };

@@ -21,10 +21,15 @@
 #![allow(unsafe_code)]
 
 use super::iov::IoVecs;
+use super::sys;
 use crate::id::{FileIndex, TorrentKey};
 use memmap2::{Advice, MmapOptions, MmapRaw};
 use std::fs::File;
 use std::io;
+use std::time::{Duration, Instant};
+
+/// What was found in the page cache is taken to be there for so long.
+const SEEN: Duration = Duration::from_secs(1);
 
 /// A part of a file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -41,6 +46,9 @@ struct Window {
     map: MmapRaw,
     write: bool,
     used: u64,
+    /// Pages that were in memory when they were last looked at, one bit each, and when all were looked at.
+    seen: Vec<u64>,
+    looked: Option<Instant>,
 }
 
 /// The windows in use.
@@ -51,12 +59,25 @@ pub(super) struct Windows {
     limit: usize,
     held: usize,
     count: u64,
+    page: usize,
+    pages: Vec<u8>,
+    /// The time of this turn.
+    pub(super) now: Instant,
 }
 
 impl Windows {
     /// `size` is rounded up to a power of two of at least 64 KiB (the largest page size in use).
     pub(super) fn new(size: usize, limit: usize) -> Self {
-        Self { slots: Vec::new(), size: size.clamp(64 << 10, 1 << 30).next_power_of_two(), limit, held: 0, count: 0 }
+        Self {
+            slots: Vec::new(),
+            size: size.clamp(64 << 10, 1 << 30).next_power_of_two(),
+            limit,
+            held: 0,
+            count: 0,
+            page: sys::page_size(),
+            pages: Vec::new(),
+            now: Instant::now(),
+        }
     }
 
     /// Bytes mapped.
@@ -119,7 +140,7 @@ impl Windows {
         };
         self.held += len;
         self.count += 1;
-        let window = Some(Window { key, map, write, used: self.count });
+        let window = Some(Window { key, map, write, used: self.count, seen: Vec::new(), looked: None });
         let slot = match self.slots.iter().position(|(_, w)| w.is_none()) {
             Some(slot) => slot,
             None => {
@@ -129,6 +150,39 @@ impl Windows {
         };
         self.slots[slot].1 = window;
         Ok(Some((slot as u32, self.slots[slot].0)))
+    }
+
+    /// Whether sending a range would not wait for the disk. All of a window is looked at once in a while, and what was
+    /// not there then each time it is asked for.
+    pub(super) fn is_resident(&mut self, slot: u32, from: u32, len: u32) -> bool {
+        let Some((_, Some(w))) = self.slots.get_mut(slot as usize) else { return true };
+        let pages = w.map.len().div_ceil(self.page);
+        let (first, end) = (from as usize / self.page, (from as usize + len as usize).div_ceil(self.page).min(pages));
+        let seen = |w: &Window, p: usize| w.seen[p / 64] >> (p % 64) & 1 != 0;
+        let anew = w.looked.is_none_or(|at| self.now.duration_since(at) >= SEEN);
+        if anew {
+            w.seen.clear();
+            w.seen.resize(pages.div_ceil(64), 0);
+            w.looked = Some(self.now);
+        } else if (first..end).all(|p| seen(w, p)) {
+            return true;
+        }
+        let look = if anew { 0..pages } else { first..end };
+        self.pages.resize(pages, 0);
+        let len = (w.map.len() - look.start * self.page).min(look.len() * self.page);
+        // SAFETY: the range lies in the mapping, which is borrowed exclusively; it begins at a page, as the mapping
+        // does; and there is a byte for each page of it.
+        let r = unsafe {
+            let at = w.map.as_mut_ptr().add(look.start * self.page);
+            libc::mincore(at.cast(), len, self.pages.as_mut_ptr().cast())
+        };
+        if r != 0 {
+            return true; // the system does not say
+        }
+        for (p, state) in look.zip(&self.pages) {
+            w.seen[p / 64] |= u64::from(state & 1) << (p % 64);
+        }
+        (first..end).all(|p| seen(w, p))
     }
 
     fn unmap(&mut self, slot: usize) {

@@ -50,6 +50,7 @@ mod disk;
 mod error;
 mod extents;
 mod files;
+mod flight;
 mod hash;
 pub mod helper;
 mod iov;
@@ -62,6 +63,7 @@ mod sync;
 mod sys;
 #[cfg(test)]
 mod tests;
+mod volume;
 
 pub use disk::Disk;
 pub use error::{DiskError, DiskErrorKind};
@@ -73,6 +75,7 @@ pub use plan::{MAX_PARTS, PlaceList};
 #[cfg(feature = "sim")]
 pub(crate) use plan::{Part, resolve};
 
+use crate::config::limits;
 use crate::id::{Block, FileIndex, PieceIndex, TorrentKey};
 use crate::torrent::layout::Layout;
 use std::path::PathBuf;
@@ -105,6 +108,16 @@ pub enum Lane {
     Scratch,
 }
 
+/// Who writes to files, where there is a helper.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum Writer {
+    /// The caller where the volume has shown that it is fast, the helper elsewhere.
+    #[default]
+    Auto,
+    /// The helper, as if all volumes were slow.
+    Helper,
+}
+
 /// Whether space is taken before bytes come.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub enum Allocate {
@@ -132,6 +145,10 @@ pub struct StorageConfig {
     pub max_open_files: usize,
     /// Whether space is taken before bytes come.
     pub allocate: Allocate,
+    /// Most bytes that are on their way to a slow disk: no more payload is read for it until they are fewer.
+    pub unwritten: usize,
+    /// Who writes to files.
+    pub writer: Writer,
     /// Calls that may block are done by a thread of their own, and not in slices between other work.
     pub helper: bool,
     /// Pieces hashed at once, 1 to 4. Counts only where the processor has SHA instructions.
@@ -148,6 +165,8 @@ impl Default for StorageConfig {
             gather_limit: 16 << 20,
             max_open_files: 128,
             allocate: Allocate::Full,
+            unwritten: limits::UNWRITTEN,
+            writer: Writer::Auto,
             helper: true,
             hash_lanes: 4,
         }
@@ -221,7 +240,8 @@ pub trait Storage {
 
     /// Writes out what is buffered and forgets the torrent, its descriptors and its windows (pause,
     /// remove, exit). Queued hashing is dropped without a result. The first error of the flush is
-    /// returned; the torrent is forgotten all the same.
+    /// returned; the torrent is forgotten all the same. What is on its way to a slow volume gets there later: to know
+    /// when, flush and wait until [`Storage::flushing`] is false, and then close.
     fn close(&mut self, t: TorrentKey) -> Result<(), DiskError>;
 
     /// Deletes a torrent's files and the folders that this leaves empty. The torrent is forgotten first,
@@ -275,14 +295,22 @@ pub trait Storage {
     fn work(&mut self, budget: usize) -> bool;
 
     /// Adds to the plan `block[at..at + max]` for sending. The piece must have been verified. Returns how many bytes
-    /// are covered.
+    /// are covered: fewer where the disk has to be waited for, which begins to read them then. Ask again later.
     fn lend(&mut self, t: TorrentKey, block: Block, at: u32, max: u32, out: &mut PlaceList) -> Result<u32, DiskError>;
 
     /// Tells that a block will be lent soon, so that the disk can start on it.
     fn prefetch(&mut self, t: TorrentKey, block: Block);
 
-    /// Writes out the valid ranges of unfinished pieces and empties their buffers.
+    /// Writes out the valid ranges of unfinished pieces and empties their buffers. On a slow volume that is only begun:
+    /// see [`Storage::flushing`].
     fn flush(&mut self, t: TorrentKey) -> Result<(), DiskError>;
+
+    /// What had landed before the last [`Storage::flush`] of this torrent is still on its way to its files, and changes
+    /// them. [`Storage::work`] takes it further; an error comes as [`Done::Failed`].
+    fn flushing(&self, t: TorrentKey) -> bool {
+        let _ = t;
+        false
+    }
 
     /// Asks that everything reported good so far be brought to the device; the answer is [`Done::Synced`], unless the
     /// torrent is closed before. At most one a torrent is under way; asking again meanwhile is answered by itself.
@@ -290,6 +318,12 @@ pub trait Storage {
 
     /// What the file system says about a file; `None` when it is not there or not a plain file.
     fn file_stat(&mut self, t: TorrentKey, file: FileIndex) -> Option<FileStat>;
+
+    /// The disk is behind: read no more payload of this torrent for now. What has arrived is still taken.
+    fn holds_back(&self, t: TorrentKey) -> bool {
+        let _ = t;
+        false
+    }
 
     /// Bytes that have landed and are not in a file yet.
     fn dirty(&self) -> usize;

@@ -21,6 +21,7 @@ use crate::id::{FileIndex, TorrentKey};
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Files handed to the helper at once: enough to keep it busy, few enough for its queue.
 const AT_ONCE: usize = 4;
@@ -81,10 +82,7 @@ impl Disk {
             loop {
                 while s.under_way.len() < AT_ONCE {
                     let Some(item) = s.wait.pop_front() else { break };
-                    if let Err(item) = self.submit_sync(s, item) {
-                        s.wait.push_front(item);
-                        break;
-                    }
+                    self.submit_sync(s, item);
                 }
                 if !s.under_way.is_empty() || !s.wait.is_empty() {
                     return true;
@@ -102,8 +100,7 @@ impl Disk {
         self.syncs.0 = syncs;
     }
 
-    /// The item comes back when the helper's queue is full.
-    fn submit_sync(&mut self, s: &mut Sync, item: Item) -> Result<(), Item> {
+    fn submit_sync(&mut self, s: &mut Sync, item: Item) {
         let opened = match &item {
             // A file whose descriptor was closed meanwhile is opened anew: the kernel tells a new descriptor of an
             // error that nobody has been told yet.
@@ -112,12 +109,8 @@ impl Disk {
         };
         let handle = match opened {
             Ok(handle) => handle,
-            Err(e) => {
-                self.sync_failed(s, &item, e);
-                return Ok(());
-            }
+            Err(e) => return self.sync_failed(s, &item, e),
         };
-        let id = self.next_job();
         let is_file = matches!(item, Item::File(_));
         let job = move || {
             if is_file {
@@ -127,21 +120,17 @@ impl Disk {
             // Not every file system lets a folder be synced, and those have nothing to sync.
             handle.sync_all().or_else(|e| if e.raw_os_error() == Some(libc::EINVAL) { Ok(()) } else { Err(e) })
         };
-        if self.hand.submit(id, Box::new(job)).is_err() {
-            return Err(item);
-        }
+        let id = self.send_sync(job);
         s.under_way.push((id, item));
-        Ok(())
     }
 
-    /// The helper is through with a file. False: the job was no sync that is still wanted.
-    pub(super) fn sync_over(&mut self, id: u64, result: &io::Result<()>) -> bool {
+    /// The helper is through with a file.
+    pub(super) fn sync_over(&mut self, id: u64, result: &io::Result<()>, took: Duration) {
         let mut syncs = std::mem::take(&mut self.syncs.0);
-        let mut found = false;
         for s in &mut syncs {
             let Some(i) = s.under_way.iter().position(|u| u.0 == id) else { continue };
             let (_, item) = s.under_way.swap_remove(i);
-            found = true;
+            self.files.synced(s.t, took);
             if let Err(e) = result {
                 let path = match &item {
                     Item::File(file) => self.files.path(s.t, *file),
@@ -152,7 +141,6 @@ impl Disk {
             }
         }
         self.syncs.0 = syncs;
-        found
     }
 
     fn sync_failed(&mut self, s: &mut Sync, item: &Item, e: DiskError) {

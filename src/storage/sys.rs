@@ -312,6 +312,56 @@ pub(super) fn start_writeback(file: &File) {
     let _ = file;
 }
 
+/// Waits until a range that was written is on the device, as far as its bytes go (no metadata). Where the file system
+/// cannot, it does not wait.
+pub(super) fn wait_for_writeback(file: &File, at: u64, len: u64) {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    if let (Ok(at), Ok(len)) = (at.try_into(), len.try_into()) {
+        let flags = libc::SYNC_FILE_RANGE_WAIT_BEFORE | libc::SYNC_FILE_RANGE_WRITE | libc::SYNC_FILE_RANGE_WAIT_AFTER;
+        // SAFETY: an open descriptor and numbers.
+        unsafe { libc::sync_file_range(file.as_raw_fd(), at, len, flags) };
+    }
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    let _ = (file, at, len);
+}
+
+/// Reads as much as can be had without waiting for the disk: `EAGAIN` when that is nothing, `EOPNOTSUPP` where the file
+/// system does not say.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub(super) fn read_nowait(file: &File, at: u64, buf: &mut [u8]) -> io::Result<usize> {
+    let Ok(at) = at.try_into() else { return Err(errno(libc::EINVAL)) };
+    let part = libc::iovec { iov_base: buf.as_mut_ptr().cast(), iov_len: buf.len() };
+    // SAFETY: an open descriptor, and one region that is ours to write for the length of the call.
+    let n = unsafe { libc::preadv64v2(file.as_raw_fd(), &raw const part, 1, at, libc::RWF_NOWAIT) };
+    usize::try_from(n).map_err(|_| io::Error::last_os_error())
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+pub(super) fn read_nowait(_: &File, _: u64, _: &mut [u8]) -> io::Result<usize> {
+    Err(errno(libc::EOPNOTSUPP))
+}
+
+/// How often this thread has gone to sleep by itself, where the system counts that: a call in which it did not was not
+/// waiting for a disk, however long it took.
+pub(super) fn sleeps() -> Option<u64> {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    {
+        // SAFETY: all zeros is a value of this structure of numbers.
+        let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+        // SAFETY: the structure is ours to fill.
+        let r = unsafe { libc::getrusage(libc::RUSAGE_THREAD, &raw mut usage) };
+        (r == 0).then_some(usage.ru_nvcsw as u64)
+    }
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    None
+}
+
+/// Bytes of a page.
+pub(super) fn page_size() -> usize {
+    // SAFETY: a question without arguments.
+    usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4096)
+}
+
 /// Has the kernel forget what it has cached of a file, as far as that is clean. A hint.
 pub(super) fn drop_cache(file: &File) {
     #[cfg(any(target_os = "linux", target_os = "android"))]

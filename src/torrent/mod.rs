@@ -538,7 +538,8 @@ impl Torrent {
             seeding_for: self.seeding_for(now).as_secs(),
         };
         let bytes = record.encode();
-        if matches!(self.life, Life::Stopped(_)) {
+        // It may be about to begin again, when a slow disk took its time.
+        if matches!(self.life, Life::Stopped(_) | Life::Opening) {
             self.record = Some(record);
         }
         bytes
