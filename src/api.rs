@@ -41,6 +41,10 @@ pub struct Add {
     pub peers: Vec<SocketAddr>,
     /// What an earlier run saved (see [`Action::Save`]).
     pub resume: Option<Vec<u8>>,
+    /// Its have-journal, where the driver keeps one (see [`Action::Note`]). It outweighs `resume`.
+    pub journal: Option<Vec<u8>>,
+    /// A hash of the system's boot id, to tell what was written since it started; 0 when unknown.
+    pub boot: u64,
     /// Check all data on disk, whatever `resume` says.
     pub verify: bool,
     /// Stop at this ratio of uploaded to downloaded (or to the size, for what was there at the start).
@@ -64,6 +68,8 @@ impl Add {
             no_trackers: false,
             peers: Vec::new(),
             resume: None,
+            journal: None,
+            boot: 0,
             verify: false,
             seed_ratio: None,
             seed_time: None,
@@ -129,6 +135,8 @@ pub struct Status {
     pub wanted: u64,
     /// Verified payload of the selected files.
     pub have: u64,
+    /// Of these, what a power cut cannot take any more.
+    pub durable: u64,
     /// Payload that passed its hash in this torrent's life.
     pub downloaded: u64,
     /// Payload that sockets took in this torrent's life.
@@ -165,9 +173,10 @@ impl Status {
         let base = if self.downloaded > 0 { self.downloaded } else { self.have };
         if base == 0 { 0.0 } else { self.uploaded as f64 / base as f64 }
     }
-    /// All selected files are complete and verified.
+    /// All selected files are complete, verified, and on the device.
     pub fn is_complete(&self) -> bool {
-        self.has_metadata && matches!(self.state, State::Seeding | State::Paused) && self.have == self.wanted
+        let done = self.has_metadata && self.have == self.wanted && self.durable == self.wanted;
+        done && matches!(self.state, State::Seeding | State::Paused)
     }
 }
 
@@ -212,6 +221,8 @@ pub struct Stats {
     pub wasted: u64,
     /// Pieces that failed their hash.
     pub pieces_failed: u64,
+    /// Syncs that failed: what was written before them had to be read again.
+    pub sync_errors: u64,
     /// Peers banned for bad data.
     pub banned: u64,
     /// Connections turned away, or closed before they said anything, for want of room.
@@ -367,7 +378,7 @@ pub enum Alert {
         /// Which file.
         file: FileIndex,
     },
-    /// All selected files are complete.
+    /// All selected files are complete, and on the device.
     Finished {
         /// Which.
         torrent: TorrentKey,
@@ -567,6 +578,23 @@ pub enum Action {
         /// Its name in the state folder.
         info_hash: InfoHash,
     },
+    /// Bring what was reported good to the device, note in the journal that these pieces are there, sync that too, and
+    /// answer with [`Input::Synced`]. One at a time for each torrent.
+    Sync {
+        /// The torrent.
+        torrent: TorrentKey,
+        /// Pieces that are verified and not yet durable.
+        pieces: Vec<PieceIndex>,
+    },
+    /// For the have-journal, where the driver keeps one.
+    Note {
+        /// The torrent.
+        torrent: TorrentKey,
+        /// Its name in the state folder.
+        info_hash: InfoHash,
+        /// What to note.
+        note: Note,
+    },
     /// Flush and close the torrent's files.
     CloseFiles {
         /// The torrent.
@@ -585,6 +613,26 @@ pub enum Action {
         /// Delete the downloaded files.
         with_data: bool,
     },
+}
+
+/// What a have-journal is told (see `torrent::journal`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Note {
+    /// A run begins.
+    Begin {
+        /// The journal does not say what is known now, and must be replaced by what [`Session::claims`] says.
+        ///
+        /// [`Session::claims`]: crate::session::Session::claims
+        rewrite: bool,
+        /// Pieces are being looked at that no journal names.
+        checking: bool,
+    },
+    /// Everything has been looked at.
+    Settled,
+    /// A piece was verified.
+    Verified(PieceIndex),
+    /// A piece is not to be believed any more.
+    Lost(PieceIndex),
 }
 
 /// What the driver tells the session.
@@ -643,6 +691,13 @@ pub enum Input {
         /// The piece; `None` is every piece that is not verified.
         piece: Option<PieceIndex>,
     },
+    /// A sync is over. After an error nothing that was not durable before is believed.
+    Synced {
+        /// The torrent.
+        torrent: TorrentKey,
+        /// How it ended; an error as in [`Input::DiskFailed`].
+        result: Result<(), (String, ErrorKind)>,
+    },
     /// Files could not be read or written: the torrent stops until it is resumed.
     DiskFailed {
         /// The torrent.
@@ -657,7 +712,7 @@ pub enum Input {
 }
 
 /// What a file looked like: reasons to distrust a resume record, never to trust it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct FileStamp {
     /// Length in bytes.
     pub len: u64,
@@ -665,6 +720,17 @@ pub struct FileStamp {
     pub mtime: (i64, u32),
     /// Inode number.
     pub inode: u64,
+    /// Number of the device it is on. Not in a resume record: it may be another one after a restart.
+    pub device: u64,
+    /// Number of the mount it was found in, 0 when unknown. Not in a resume record either.
+    pub mount: u64,
+}
+
+impl FileStamp {
+    /// It looks like the same file with the same content, wherever that is mounted.
+    pub fn looks_like(&self, other: &Self) -> bool {
+        (self.len, self.mtime, self.inode) == (other.len, other.mtime, other.inode)
+    }
 }
 
 /// Where the next bytes of a connection belong.

@@ -37,6 +37,10 @@ pub struct Config {
     pub metadata_max: u32,
     /// How often the record for resuming is saved while something changes.
     pub save_interval: Duration,
+    /// With so many verified bytes that a power cut could take, the device is asked to take them.
+    pub sync_bytes: u64,
+    /// So long a verified piece waits for that at most, while none is under way.
+    pub sync_interval: Duration,
     /// The distributed hash table; `None`, as by default, is none.
     pub dht: Option<DhtConfig>,
 }
@@ -74,6 +78,8 @@ impl Default for Config {
             snub_timeout: Duration::from_secs(30),
             metadata_max: 8 << 20,
             save_interval: Duration::from_secs(30),
+            sync_bytes: 4 << 20,
+            sync_interval: Duration::from_secs(2),
             dht: None,
         }
     }

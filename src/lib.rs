@@ -66,7 +66,7 @@
 //! | 1 | [`bencode`] [`metainfo`] [`wire`] [`http`] | formats: bytes to values and back; no state, no time |
 //! | 2 | [`peer`] [`torrent`] [`tracker`] [`dht`] [`api`] [`error`] | machines: (now, event) to change and actions |
 //! | 3 | [`session`] | the whole: owns the slabs, dispatches |
-//! | 4 | [`pump`] [`storage`] | the seam: sockets, plans and files meet |
+//! | 4 | [`pump`] [`storage`] [`state`] | the seam: sockets, plans and files meet |
 //! | 5 | [`net`] | the driver: mio, sockets, names |
 //! | 6 | [`cli`] | the face: the `btmio` command |
 //!
@@ -103,6 +103,7 @@ pub mod session;
 #[cfg(feature = "sim")]
 pub mod sim;
 pub mod slots;
+pub mod state;
 pub mod storage;
 pub mod time;
 pub mod torrent;

@@ -75,14 +75,24 @@ fn ended(e: &io::Error) -> Outcome {
     }
 }
 
-/// The session learns that files failed.
-pub fn disk_failed(s: &mut Session, now: Instant, torrent: TorrentKey, e: &DiskError) {
-    let kind = match e.kind {
+fn kind_of(e: &DiskError) -> ErrorKind {
+    match e.kind {
         DiskErrorKind::Full => ErrorKind::NoSpace,
         DiskErrorKind::Truncated | DiskErrorKind::Missing => ErrorKind::FilesChanged,
         _ => ErrorKind::FileIo,
-    };
+    }
+}
+
+/// The session learns that files failed.
+pub fn disk_failed(s: &mut Session, now: Instant, torrent: TorrentKey, e: &DiskError) {
+    let kind = kind_of(e);
     s.handle(now, Input::DiskFailed { torrent, error: e.to_string(), kind });
+}
+
+/// The session learns how a sync ended.
+pub fn synced(s: &mut Session, now: Instant, torrent: TorrentKey, result: Result<(), DiskError>) {
+    let result = result.map_err(|e| (e.to_string(), kind_of(&e)));
+    s.handle(now, Input::Synced { torrent, result });
 }
 
 /// Receives on one connection.

@@ -12,7 +12,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The tier of a top-level module of `src/`, as in the tree of the design.
-const TIERS: [(&str, u8); 31] = [
+const TIERS: [(&str, u8); 32] = [
     ("id", 0),
     ("time", 0),
     ("rng", 0),
@@ -39,6 +39,7 @@ const TIERS: [(&str, u8); 31] = [
     ("rpc", 3),
     ("pump", 4),
     ("storage", 4),
+    ("state", 4),
     ("net", 5),
     ("sim", 5),
     ("cli", 6),

@@ -655,7 +655,11 @@ impl Run<'_> {
         let (s, turns) = (self.lp.session().stats(self.now), self.lp.turn_times());
         let us = |d: Duration| u64::try_from(d.as_micros()).unwrap_or(u64::MAX);
         let line = self.line("stats", None).with("peers", s.peers).with("half_open", s.half_open);
-        let line = line.with("wasted", s.wasted).with("pieces_failed", s.pieces_failed).with("banned", s.banned);
+        let line = line
+            .with("wasted", s.wasted)
+            .with("pieces_failed", s.pieces_failed)
+            .with("sync_errors", s.sync_errors)
+            .with("banned", s.banned);
         let line = line.with("turned_away", s.turned_away).with("evicted", s.evicted).with("breaches", s.breaches);
         let line = line.with("stuck", s.stuck).with("exhausted", s.exhausted).with("alerts_lost", s.alerts_lost);
         let line = line.with("requests_in", s.requests_in).with("requests_over", s.requests_over);
@@ -668,10 +672,11 @@ impl Run<'_> {
     fn say_stats(&self) {
         let (s, turns) = (self.lp.session().stats(self.now), self.lp.turn_times());
         term::print(&format!(
-            "{} wasted, {} bad pieces, {} banned, {} broke the protocol, {} did not read, {} turned away, {} evicted, \
-             {} requests over the limit, {} times out of sockets; {} turns, 99.9 % within {:?}, longest {:?}",
+            "{} wasted, {} bad pieces, {} failed syncs, {} banned, {} broke the protocol, {} did not read, {} turned away, \
+             {} evicted, {} requests over the limit, {} times out of sockets; {} turns, 99.9 % within {:?}, longest {:?}",
             progress::bytes(s.wasted),
             s.pieces_failed,
+            s.sync_errors,
             s.banned,
             s.breaches,
             s.stuck,

@@ -16,11 +16,11 @@
 //! | `metadata` | `name` `size` `files` `private`: what a magnet link is has been learnt; with `--metadata-only` |
 //! | | also `path`, the `.torrent` that was written |
 //! | `checked` | `have` `pieces`: found on disk, of all |
-//! | `progress` | `state` `downloaded` `uploaded` `wasted` `have` `size` `percent` `ratio` |
-//! | | `rate_down` `rate_up` `peers` `seeds` `eta`; once a second, and at the end |
-//! | `stats` | `peers` `half_open` `wasted` `pieces_failed` `banned` `turned_away` `evicted` `breaches` `stuck` |
-//! | | `exhausted` `alerts_lost` `requests_in` `requests_over` `turns` `turn_p50_us` `turn_p999_us` |
-//! | | `turn_max_us` `turn_log2_us`: all torrents together, as often as `progress` |
+//! | `progress` | `state` `downloaded` `uploaded` `wasted` `have` `durable` `size` `percent` |
+//! | | `rate_down` `rate_up` `peers` `seeds` `eta` `ratio`; once a second, and at the end |
+//! | `stats` | `peers` `half_open` `wasted` `pieces_failed` `sync_errors` `banned` `turned_away` `evicted` |
+//! | | `breaches` `stuck` `exhausted` `alerts_lost` `requests_in` `requests_over` `turns` `turn_p50_us` |
+//! | | `turn_p999_us` `turn_max_us` `turn_log2_us`: all torrents together, as often as `progress` |
 //! | `piece`, `file` | `piece`, `file`: it is complete and verified |
 //! | `peer` | `what` (`connected` or `closed`) `addr`, then `client` `incoming`, or `why` |
 //! | `tracker` | `url` `ok`, then `peers` `seeders` `leechers` `interval` `warning`, or `error` |
@@ -120,6 +120,7 @@ pub(super) fn progress(line: Line, s: &Status, (downloaded, uploaded): (u64, u64
         .with("uploaded", uploaded)
         .with("wasted", s.wasted)
         .with("have", s.have)
+        .with("durable", s.durable)
         .with("size", s.wanted)
         .with("percent", rounded(percent))
         .with("rate_down", s.rate_down)

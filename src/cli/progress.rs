@@ -328,6 +328,7 @@ mod tests {
             size: wanted,
             wanted,
             have,
+            durable: have,
             downloaded: have,
             uploaded: 0,
             wasted: 0,

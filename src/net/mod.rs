@@ -34,6 +34,7 @@ use crate::error::Error;
 use crate::id::{ConnKey, FileIndex, TorrentKey};
 use crate::pump::{self, Buffers, Outcome};
 use crate::session::Session;
+use crate::state::Keeper;
 use crate::storage::helper::Helper;
 use crate::storage::{Disk, Done, OpenSpec, Storage, StorageConfig};
 use crate::time::{Duration, Instant, earlier};
@@ -164,7 +165,7 @@ pub struct Loop {
     turns: TurnTimes,
     bind: Vec<IpAddr>,
     resolver: DnsResolver,
-    state: Option<StateDir>,
+    state: Option<Keeper<StateDir>>,
     open: BTreeSet<TorrentKey>,
     late: AllLate,
     /// A shutdown waits for slow disks until then.
@@ -192,8 +193,6 @@ impl Loop {
         session.set_port(listeners.port());
         let word = u64::from_le_bytes(seed[..8].try_into().expect("eight bytes"));
         let resolver = DnsResolver::new(poll.registry().try_clone()?, DNS_FIRST, DNS_COUNT, word.rotate_left(17))?;
-        let state = config.state_dir.map(StateDir::open).transpose()?;
-        session.start_dht(Instant::ZERO, state.as_ref().and_then(StateDir::load_dht).as_deref());
         let helper = match config.storage.helper {
             true => {
                 let waker = Waker::new(poll.registry(), Token(HELPER))?;
@@ -204,6 +203,9 @@ impl Loop {
             }
             false => Helper::inline(),
         };
+        let state = config.state_dir.map(|dir| StateDir::open(dir, helper.hand())).transpose()?;
+        let mut state = state.map(|folder| Keeper::new(folder, state::boot()));
+        session.start_dht(Instant::ZERO, state.as_mut().and_then(Keeper::load_dht).as_deref());
         Ok(Self {
             poll,
             events: Events::with_capacity(256),
@@ -268,14 +270,16 @@ impl Loop {
 
     /// Adds a torrent. Its resume record is taken from the state folder, unless `add` brings one.
     pub fn add(&mut self, mut add: Add) -> Result<TorrentKey, Error> {
-        if let (Some(state), Some(hash)) = (&self.state, add.meta.info_hash) {
-            if add.resume.is_none() {
-                add.resume = state.load(&hash);
-            }
+        let here = add.meta.info_hash.is_some_and(|h| self.session.find(&h).is_some());
+        if let (Some(state), Some(hash), false) = (&mut self.state, add.meta.info_hash, here) {
             if let Some(info) = state.load_metadata(&hash).filter(|_| !add.meta.is_known()) {
                 if let Err(e) = add.meta.learn(&info) {
                     log::warn!("what was kept of {hash} is of no use: {e}");
                 }
+            }
+            if add.resume.is_none() && add.meta.is_known() {
+                (add.resume, add.journal) = state.load(&hash, add.meta.hashes.len() as u32);
+                add.boot = state.boot();
             }
         }
         self.command(|s, now| s.add(now, add))
@@ -298,10 +302,8 @@ impl Loop {
 
     /// Saves everything, tells the trackers, closes the peers. Keep turning until [`Loop::stopped`].
     pub fn shutdown(&mut self) {
-        if let (Some(state), Some(bytes)) = (&self.state, self.session.save_dht()) {
-            if let Err(e) = state.store_dht(&bytes) {
-                log::warn!("cannot keep what the DHT node knows: {e}");
-            }
+        if let (Some(state), Some(bytes)) = (&mut self.state, self.session.save_dht()) {
+            state.store_dht(bytes);
         }
         self.command(Session::shutdown);
         self.patience = self.patience.or(Some(self.now + DISK_PATIENCE));
@@ -309,8 +311,13 @@ impl Loop {
 
     /// The shutdown is over: drop the loop.
     pub fn stopped(&self) -> bool {
-        let waits = !self.late.is_empty() && self.patience.is_none_or(|end| self.now < end);
+        let waits = self.is_writing() && self.patience.is_none_or(|end| self.now < end);
         self.session.is_shut_down(self.now) && !waits
+    }
+
+    /// Something is on its way to a disk that a shutdown waits for.
+    fn is_writing(&self) -> bool {
+        !self.late.is_empty() || self.state.as_ref().is_some_and(|s| !s.is_idle())
     }
 
     /// What happened next.
@@ -337,7 +344,7 @@ impl Loop {
             return Some(Duration::ZERO);
         }
         let at = earlier(self.session.poll_timeout(), self.resolver.deadline());
-        let at = earlier(at, self.patience.filter(|_| !self.late.is_empty()));
+        let at = earlier(at, self.patience.filter(|_| self.is_writing()));
         let at = earlier(earlier(at, self.held.1), self.accept_again)?;
         let elapsed = u64::try_from(self.start.elapsed().as_micros()).unwrap_or(u64::MAX);
         Some(at - Instant::from_micros(elapsed))
@@ -384,6 +391,7 @@ impl Loop {
         self.disk_more = self.disk.work(WORK);
         self.disk_done();
         self.no_longer_late();
+        self.state_done();
         let more = !self.ready.is_empty()
             || self.disk_more
             || self.udp.is_ready()
@@ -615,12 +623,25 @@ impl Loop {
                 }
             }
             Action::Prefetch { torrent, block } => self.disk.prefetch(torrent, block),
+            Action::Sync { torrent, pieces } => {
+                for piece in &pieces {
+                    self.disk.cover(torrent, *piece);
+                }
+                if let Some(state) = &mut self.state {
+                    state.sync_asked(torrent, pieces);
+                }
+                self.disk.sync(torrent);
+                self.disk_more = true;
+            }
+            Action::Note { torrent, info_hash, note } => {
+                if let Some(state) = &mut self.state {
+                    state.note(&self.session, &mut self.disk, torrent, &info_hash, note);
+                }
+            }
             Action::Save { torrent, info_hash } => self.save(torrent, &info_hash),
             Action::SaveMetadata { torrent, info_hash } => {
-                if let (Some(state), Some(meta)) = (&self.state, self.session.metainfo(torrent)) {
-                    if let Err(e) = state.store_metadata(&info_hash, &meta.info) {
-                        log::warn!("cannot keep the metadata of {info_hash}: {e}");
-                    }
+                if let (Some(state), Some(meta)) = (&mut self.state, self.session.metainfo(torrent)) {
+                    state.store_metadata(&info_hash, meta.info.clone());
                 }
             }
             Action::CloseFiles { torrent } => self.close_files(torrent),
@@ -631,8 +652,8 @@ impl Loop {
                 // Nobody wants its record any more.
                 self.late.take(torrent);
                 self.close_files(torrent);
-                if let Some(state) = &self.state {
-                    state.remove(&info_hash);
+                if let Some(state) = &mut self.state {
+                    state.forget(torrent, &info_hash);
                 }
             }
         }
@@ -675,10 +696,7 @@ impl Loop {
     }
 
     fn stamps(&mut self, torrent: TorrentKey, files: usize) -> Vec<Option<FileStamp>> {
-        let stamp = |f: usize| {
-            let s = self.disk.file_stat(torrent, FileIndex::new(f as u32))?;
-            Some(FileStamp { len: s.len, mtime: (s.mtime, s.mtime_nsec), inode: s.inode })
-        };
+        let stamp = |f: usize| self.disk.file_stat(torrent, FileIndex::new(f as u32)).map(FileStamp::from);
         (0..files).map(stamp).collect()
     }
 
@@ -695,7 +713,7 @@ impl Loop {
         if self.disk.flushing(torrent) {
             self.late.insert(torrent, *info_hash, record);
         } else {
-            self.store(info_hash, record);
+            self.store(torrent, info_hash, record);
         }
     }
 
@@ -705,10 +723,9 @@ impl Loop {
         self.session.record(self.now, torrent, stamps)
     }
 
-    fn store(&self, info_hash: &crate::id::InfoHash, record: Option<Vec<u8>>) {
-        let (Some(state), Some(record)) = (&self.state, record) else { return };
-        if let Err(e) = state.store(info_hash, &record) {
-            log::error!("cannot save the state of {info_hash}: {e}");
+    fn store(&mut self, torrent: TorrentKey, info_hash: &crate::id::InfoHash, record: Option<Vec<u8>>) {
+        if let (Some(state), Some(record)) = (&mut self.state, record) {
+            state.store(torrent, info_hash, record);
         }
     }
 
@@ -721,7 +738,7 @@ impl Loop {
             if !self.session.is_trading(torrent) {
                 late.record = self.record(torrent);
             }
-            self.store(&late.info_hash, late.record);
+            self.store(torrent, &late.info_hash, late.record);
             for action in late.actions {
                 if let Some(action) = self.late.put(action) {
                     self.carry_out_one(action);
@@ -738,6 +755,19 @@ impl Loop {
         if let Err(e) = self.disk.close(torrent) {
             log::error!("{e}");
         }
+        if let Some(state) = &mut self.state {
+            state.closed(torrent);
+        }
+    }
+
+    /// Takes the journals further, and tells the session what has become durable.
+    fn state_done(&mut self) {
+        let Some(state) = &mut self.state else { return };
+        self.disk_more |= state.folder().work();
+        while let Some(torrent) = self.state.as_mut().and_then(|s| s.turn(&self.session, &mut self.disk)) {
+            pump::synced(&mut self.session, self.now, torrent, Ok(()));
+            self.carry_out();
+        }
     }
 
     /// Tells the session what was hashed, and what failed.
@@ -753,8 +783,10 @@ impl Loop {
                     }
                     pump::disk_failed(&mut self.session, self.now, torrent, &error);
                 }
-                // Nobody asks for it yet.
-                Done::Synced { .. } => {}
+                Done::Synced { torrent, result } => match (&mut self.state, result) {
+                    (Some(state), Ok(())) => state.data_synced(&self.session, &mut self.disk, torrent),
+                    (_, result) => pump::synced(&mut self.session, self.now, torrent, result),
+                },
             }
             self.carry_out();
         }

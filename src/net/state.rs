@@ -1,102 +1,135 @@
-//! The state folder: one resume record a torrent, replaced as a whole, the info dictionary of one that was
-//! added by a magnet link, and what the DHT node knows.
+//! The state folder: `state::Folder` on real files.
+//!
+//! What waits for the device is left to the helper, one job after the other; what does not is done at once. Files are
+//! the owner's alone. Nothing but plain files is read.
 
-use std::fs;
-use std::io::{self, Write};
+use std::collections::VecDeque;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::error::Error;
-use crate::id::InfoHash;
+use crate::state::{FILE_MAX, Folder, Job};
+use crate::storage::helper::Hand;
 
-/// Larger records are not ours.
-const RECORD_MAX: u64 = 64 << 20;
-
-/// The DHT node's file.
-const DHT: &str = "dht";
+/// Does not follow links, does not wait for the other end of a FIFO.
+const SAFE: i32 = libc::O_NOFOLLOW | libc::O_NONBLOCK;
 
 pub(super) struct StateDir {
     dir: PathBuf,
+    hand: Hand,
+    /// Jobs the helper has no room for yet.
+    backlog: VecDeque<(u64, Job)>,
 }
 
 impl StateDir {
     /// Makes the folder, for the owner only, unless it is there.
-    pub(super) fn open(dir: PathBuf) -> Result<Self, Error> {
+    pub(super) fn open(dir: PathBuf, hand: Hand) -> Result<Self, Error> {
         match fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir) {
-            Ok(()) => Ok(Self { dir }),
+            Ok(()) => Ok(Self { dir, hand, backlog: VecDeque::new() }),
             Err(source) => Err(Error::File { path: dir, source }),
         }
     }
 
-    fn path(&self, info_hash: &InfoHash) -> PathBuf {
-        self.dir.join(format!("{info_hash}.resume"))
+    fn push_jobs(&mut self) {
+        while let Some((ticket, job)) = self.backlog.pop_front() {
+            let (dir, kept) = (self.dir.clone(), job.clone());
+            if self.hand.submit(ticket, Box::new(move || carry_out(&dir, &job))).is_err() {
+                return self.backlog.push_front((ticket, kept));
+            }
+        }
     }
 
-    fn metadata_path(&self, info_hash: &InfoHash) -> PathBuf {
-        self.dir.join(format!("{info_hash}.info"))
-    }
-
-    /// The record of a torrent, if it has one that can be read.
-    pub(super) fn load(&self, info_hash: &InfoHash) -> Option<Vec<u8>> {
-        read(&self.path(info_hash), "the data will be checked")
-    }
-
-    /// The info dictionary of a torrent, if it was kept; its hash is for the caller to check.
-    pub(super) fn load_metadata(&self, info_hash: &InfoHash) -> Option<Vec<u8>> {
-        read(&self.metadata_path(info_hash), "the metadata will be fetched")
-    }
-
-    /// Stores a record: written beside the old one and renamed over it.
-    pub(super) fn store(&self, info_hash: &InfoHash, record: &[u8]) -> io::Result<()> {
-        replace(&self.path(info_hash), record)
-    }
-
-    /// Keeps an info dictionary.
-    pub(super) fn store_metadata(&self, info_hash: &InfoHash, info: &[u8]) -> io::Result<()> {
-        replace(&self.metadata_path(info_hash), info)
-    }
-
-    /// What the DHT node knew. Losing it costs a new start from the bootstrap nodes.
-    pub(super) fn load_dht(&self) -> Option<Vec<u8>> {
-        read(&self.dir.join(DHT), "the DHT begins anew")
-    }
-
-    /// Keeps what the DHT node knows.
-    pub(super) fn store_dht(&self, bytes: &[u8]) -> io::Result<()> {
-        replace(&self.dir.join(DHT), bytes)
-    }
-
-    /// Forgets a torrent.
-    pub(super) fn remove(&self, info_hash: &InfoHash) {
-        let _ = fs::remove_file(self.path(info_hash));
-        let _ = fs::remove_file(self.metadata_path(info_hash));
+    /// Without a helper thread: does a job. True when more wait.
+    pub(super) fn work(&mut self) -> bool {
+        self.push_jobs();
+        self.hand.work() || !self.backlog.is_empty() && !self.hand.is_threaded()
     }
 }
 
-/// A file of ours; `None` when there is none, or none that can be read, which is told with what follows.
-fn read(path: &Path, then: &str) -> Option<Vec<u8>> {
-    let read = fs::metadata(path).and_then(|m| {
-        if m.len() > RECORD_MAX {
-            return Err(io::Error::other(format!("larger than {RECORD_MAX} bytes")));
-        }
-        fs::read(path)
-    });
-    match read {
-        Ok(bytes) => Some(bytes),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => None,
-        Err(e) => {
-            log::warn!("{}: {e}; {then}", path.display());
-            None
-        }
+fn create(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    // Whatever has the name, it is not written through.
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+        _ => {}
     }
-}
-
-/// Written beside the old one and renamed over it.
-fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut temp = path.as_os_str().to_owned();
-    temp.push(".tmp");
-    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temp)?;
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).custom_flags(SAFE).open(path)?;
     file.write_all(bytes)?;
-    drop(file);
-    fs::rename(&temp, path)
+    file.sync_all()
+}
+
+fn carry_out(dir: &Path, job: &Job) -> io::Result<()> {
+    let sync_folder = || match File::open(dir)?.sync_all() {
+        // Not every file system lets a folder be synced.
+        Err(e) if e.raw_os_error() == Some(libc::EINVAL) => Ok(()),
+        r => r,
+    };
+    match job {
+        Job::Create { name, bytes } => create(&dir.join(name), bytes),
+        Job::Replace { name, bytes } => {
+            let (temp, path) = (dir.join(format!("{name}.tmp")), dir.join(name));
+            create(&temp, bytes)?;
+            fs::rename(&temp, &path)?;
+            sync_folder()
+        }
+        Job::Sync { name } => OpenOptions::new().read(true).custom_flags(SAFE).open(dir.join(name))?.sync_data(),
+        Job::SyncFolder => sync_folder(),
+    }
+}
+
+impl Folder for StateDir {
+    fn list(&mut self) -> io::Result<Vec<String>> {
+        fs::read_dir(&self.dir)?.map(|e| Ok(e?.file_name().to_string_lossy().into_owned())).collect()
+    }
+
+    fn read(&mut self, name: &str) -> io::Result<Option<Vec<u8>>> {
+        let file = match OpenOptions::new().read(true).custom_flags(SAFE).open(self.dir.join(name)) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            r => r?,
+        };
+        let meta = file.metadata()?;
+        if !meta.is_file() {
+            return Err(io::Error::other("not a plain file"));
+        }
+        if meta.len() > FILE_MAX {
+            return Err(io::Error::other(format!("{} bytes, at most {FILE_MAX} are expected", meta.len())));
+        }
+        let mut bytes = Vec::new();
+        file.take(FILE_MAX).read_to_end(&mut bytes)?;
+        Ok(Some(bytes))
+    }
+
+    fn append(&mut self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        OpenOptions::new().append(true).custom_flags(SAFE).open(self.dir.join(name))?.write_all(bytes)
+    }
+
+    fn rename(&mut self, from: &str, to: &str) -> io::Result<()> {
+        fs::rename(self.dir.join(from), self.dir.join(to))
+    }
+
+    fn remove(&mut self, name: &str) -> io::Result<()> {
+        match fs::remove_file(self.dir.join(name)) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+            r => r,
+        }
+    }
+
+    fn submit(&mut self, ticket: u64, job: Job) {
+        self.backlog.push_back((ticket, job));
+        self.push_jobs();
+    }
+
+    fn poll_done(&mut self) -> Option<(u64, io::Result<()>)> {
+        let done = self.hand.poll();
+        self.push_jobs();
+        done
+    }
+}
+
+/// A hash of what tells this start of the system from the others; 0 when the system does not say.
+pub(super) fn boot() -> u64 {
+    let id = fs::read("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let fnv = |h: u64, b: &u8| (h ^ u64::from(*b)).wrapping_mul(0x0100_0000_01B3);
+    if id.is_empty() { 0 } else { id.iter().fold(0xCBF2_9CE4_8422_2325, fnv) }
 }

@@ -320,7 +320,8 @@ impl Session {
 
     /// The shutdown is over: trackers have answered, or had their time.
     pub fn is_shut_down(&self, now: Instant) -> bool {
-        self.shutdown.is_some_and(|end| now >= end || self.torrents.iter().all(|(_, t)| t.tiers.idle()))
+        self.shutdown
+            .is_some_and(|end| now >= end || self.torrents.iter().all(|(_, t)| t.tiers.idle() && !t.is_closing()))
     }
 
     // ---------------------------------------------------------------- views
@@ -406,6 +407,9 @@ impl Session {
             Input::PieceLost { torrent, piece } => {
                 let _ = self.command(now, torrent, |t, cx| t.on_piece_lost(cx, piece));
             }
+            Input::Synced { torrent, result } => {
+                let _ = self.command(now, torrent, |t, cx| t.on_synced(cx, result));
+            }
             Input::DiskFailed { torrent, error, kind } => {
                 let _ = self.command(now, torrent, |t, cx| t.fail(cx, error, kind));
             }
@@ -441,6 +445,16 @@ impl Session {
     /// after a flush.
     pub fn record(&mut self, now: Instant, key: TorrentKey, files: Vec<Option<FileStamp>>) -> Option<Vec<u8>> {
         self.torrents.get_mut(key).map(|t| t.make_record(now, files))
+    }
+
+    /// What is known of a torrent's pieces: those that are durable, and those that are verified but may not be.
+    pub fn claims(&self, key: TorrentKey) -> Option<(&crate::bitfield::Bitfield, Vec<crate::id::PieceIndex>)> {
+        self.torrents.get(key).map(Torrent::claims)
+    }
+
+    /// Where a torrent's pieces lie in its files.
+    pub fn layout(&self, key: TorrentKey) -> Option<&std::sync::Arc<crate::torrent::layout::Layout>> {
+        self.torrents.get(key).map(|t| &t.layout)
     }
 
     fn tick(&mut self, now: Instant) {

@@ -328,7 +328,7 @@ mod tests {
         assert_eq!(stats.requests_over as usize, peers * each - limits::REQUESTS_IN_TOTAL);
     }
 
-    const STAMP: crate::api::FileStamp = crate::api::FileStamp { len: 1, mtime: (1, 0), inode: 1 };
+    const STAMP: crate::api::FileStamp = crate::api::FileStamp { len: 1, mtime: (1, 0), inode: 1, device: 1, mount: 1 };
 
     #[test]
     fn timers_of_strangers_that_are_gone_are_forgotten() {

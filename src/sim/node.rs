@@ -346,8 +346,7 @@ impl Node {
                     self.session.handle(net.now, Input::Hashed { torrent, piece, ok, blocks });
                 }
                 Done::Failed { torrent, error, .. } => pump::disk_failed(&mut self.session, net.now, torrent, &error),
-                // Nobody asks for it here yet.
-                Done::Synced { .. } => {}
+                Done::Synced { torrent, result } => pump::synced(&mut self.session, net.now, torrent, result),
             }
             self.carry_out(net);
         }
@@ -404,6 +403,8 @@ impl Node {
                 }
                 Action::Hash { .. } => {}
                 Action::Prefetch { torrent, block } => self.disk.prefetch(torrent, block),
+                Action::Sync { torrent, .. } => self.disk.sync(torrent),
+                Action::Note { .. } => {}
                 Action::Save { torrent, .. } => self.save(net, torrent),
                 Action::SaveMetadata { .. } => {}
                 Action::CloseFiles { torrent } => self.close_files(torrent),
@@ -440,10 +441,7 @@ impl Node {
     }
 
     fn stamps(&mut self, torrent: TorrentKey, files: usize) -> Vec<Option<FileStamp>> {
-        let stamp = |f: usize| {
-            let s = self.disk.file_stat(torrent, FileIndex::new(f as u32))?;
-            Some(FileStamp { len: s.len, mtime: (s.mtime, s.mtime_nsec), inode: s.inode })
-        };
+        let stamp = |f: usize| self.disk.file_stat(torrent, FileIndex::new(f as u32)).map(FileStamp::from);
         (0..files).map(stamp).collect()
     }
 }

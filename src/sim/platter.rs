@@ -230,6 +230,8 @@ impl Platter {
             mtime: s.mtime_us.div_euclid(1_000_000),
             mtime_nsec: s.mtime_us.rem_euclid(1_000_000) as u32 * 1000,
             inode: s.inode,
+            device: 1,
+            mount: 1,
         })
     }
 

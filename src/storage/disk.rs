@@ -654,6 +654,10 @@ impl Storage for Disk {
         self.flights.flushing(t)
     }
 
+    fn cover(&mut self, t: TorrentKey, piece: PieceIndex) {
+        self.files.cover(t, piece);
+    }
+
     fn sync(&mut self, t: TorrentKey) {
         if self.files.expect(t).is_ok() {
             self.begin_sync(t);

@@ -14,7 +14,7 @@
 use super::sys::{self, FsKind};
 use super::volume::Volume;
 use super::{Allocate, Backend, DiskError, DiskErrorKind, FileStat};
-use crate::id::{FileIndex, TorrentKey};
+use crate::id::{FileIndex, PieceIndex, TorrentKey};
 use crate::torrent::layout::{Layout, LayoutFile, Span};
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -42,6 +42,8 @@ struct FileState {
     sparse: bool,
     /// Written since the last sync.
     dirty: bool,
+    /// Whatever earlier processes wrote to it counts as dirty too, since it was asked for.
+    covered: bool,
     /// Its space is being taken, and how long it was before.
     taking: bool,
     had: u64,
@@ -665,6 +667,22 @@ impl Files {
         let files = (0u32..).map(FileIndex::new).zip(&mut torrent.files);
         let dirty = files.filter_map(|(i, s)| std::mem::take(&mut s.dirty).then_some(i)).collect();
         (dirty, std::mem::take(&mut torrent.new_names))
+    }
+
+    /// See [`super::Storage::cover`].
+    pub(super) fn cover(&mut self, t: TorrentKey, piece: PieceIndex) {
+        let Some(layout) = self.get(t).map(|x| Arc::clone(&x.layout)) else { return };
+        let spans = layout.spans(layout.piece_offset(piece), u64::from(layout.piece_size(piece)));
+        for span in spans.filter(|s| !s.pad) {
+            let Some(s) = self.state(t, span.file).filter(|s| !s.covered) else { continue };
+            (s.covered, s.dirty) = (true, true);
+            self.note_name(t, split(&layout.files()[span.file.idx()].path).0);
+        }
+    }
+
+    /// A folder's sync failed: it is still to be synced.
+    pub(super) fn distrust_folder(&mut self, t: TorrentKey, path: &str) {
+        self.note_name(t, path);
     }
 
     /// A file's descriptor, to be used elsewhere: it stays open for as long as it is used.

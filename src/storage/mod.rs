@@ -191,6 +191,16 @@ pub struct FileStat {
     pub mtime_nsec: u32,
     /// The file's number on its volume.
     pub inode: u64,
+    /// The number of that volume's device.
+    pub device: u64,
+    /// The number of the mount it was found in; 0 where the system does not tell.
+    pub mount: u64,
+}
+
+impl From<FileStat> for crate::api::FileStamp {
+    fn from(s: FileStat) -> Self {
+        Self { len: s.len, mtime: (s.mtime, s.mtime_nsec), inode: s.inode, device: s.device, mount: s.mount }
+    }
 }
 
 /// A result of queued work.
@@ -304,6 +314,12 @@ pub trait Storage {
     /// Writes out the valid ranges of unfinished pieces and empties their buffers. On a slow volume that is only begun:
     /// see [`Storage::flushing`].
     fn flush(&mut self, t: TorrentKey) -> Result<(), DiskError>;
+
+    /// The next sync is to cover this piece, whoever wrote it: an earlier process may have, and died before it had
+    /// synced its files and the folders it made them in.
+    fn cover(&mut self, t: TorrentKey, piece: PieceIndex) {
+        let _ = (t, piece);
+    }
 
     /// What had landed before the last [`Storage::flush`] of this torrent is still on its way to its files, and changes
     /// them. [`Storage::work`] takes it further; an error comes as [`Done::Failed`].

@@ -144,9 +144,12 @@ impl Disk {
     }
 
     fn sync_failed(&mut self, s: &mut Sync, item: &Item, e: DiskError) {
-        if let Item::File(file) = item {
-            self.windows.drop_of(s.t, Some(*file));
-            self.files.distrust(s.t, *file);
+        match item {
+            Item::File(file) => {
+                self.windows.drop_of(s.t, Some(*file));
+                self.files.distrust(s.t, *file);
+            }
+            Item::Folder(path) => self.files.distrust_folder(s.t, path),
         }
         s.failed.get_or_insert(e);
     }

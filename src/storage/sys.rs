@@ -104,32 +104,36 @@ pub(super) fn open_in(dir: BorrowedFd<'_>, name: &str, flags: libc::c_int, mode:
 /// What a folder says about the file of that name; `None` for anything but a plain file.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub(super) fn stat_in(dir: BorrowedFd<'_>, name: &str) -> Option<super::FileStat> {
-    let name = cstr(single(name).ok()?).ok()?;
-    // SAFETY: an all-zero stat is a valid one.
-    let mut s: libc::stat64 = unsafe { std::mem::zeroed() };
-    // SAFETY: `dir` is open, the name ends in NUL, and the structure is ours.
-    check(unsafe { libc::fstatat64(dir.as_raw_fd(), name.as_ptr(), &raw mut s, libc::AT_SYMLINK_NOFOLLOW) }).ok()?;
-    if s.st_mode & libc::S_IFMT != libc::S_IFREG {
-        return None;
-    }
-    let mtime_nsec = u32::try_from(s.st_mtime_nsec).unwrap_or(0);
-    #[allow(clippy::unnecessary_cast, clippy::useless_conversion)] // narrower on 32-bit targets
-    Some(super::FileStat {
-        len: u64::try_from(s.st_size).ok()?,
-        mtime: i64::from(s.st_mtime),
-        mtime_nsec,
-        inode: s.st_ino as u64,
+    use rustix::fs::{AtFlags, FileType, StatxFlags, makedev, statx};
+    let asked = StatxFlags::BASIC_STATS | StatxFlags::MNT_ID;
+    let s = match statx(dir, single(name).ok()?, AtFlags::SYMLINK_NOFOLLOW, asked) {
+        Ok(s) => s,
+        Err(rustix::io::Errno::NOSYS | rustix::io::Errno::PERM) => return stat_in_old(dir, name),
+        Err(_) => return None,
+    };
+    // Only the mount came later than the call: Linux 5.8.
+    let told = StatxFlags::from_bits_retain(s.stx_mask).contains(StatxFlags::MNT_ID);
+    (FileType::from_raw_mode(s.stx_mode.into()) == FileType::RegularFile).then(|| super::FileStat {
+        len: s.stx_size,
+        mtime: s.stx_mtime.tv_sec,
+        mtime_nsec: s.stx_mtime.tv_nsec,
+        inode: s.stx_ino,
+        device: makedev(s.stx_dev_major, s.stx_dev_minor),
+        mount: if told { s.stx_mnt_id } else { 0 },
     })
 }
 
-/// What a folder says about the file of that name; `None` for anything but a plain file.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
-pub(super) fn stat_in(dir: BorrowedFd<'_>, name: &str) -> Option<super::FileStat> {
+pub(super) use stat_in_old as stat_in;
+
+/// The same where there is no `statx`: not Linux, before 4.11, or a sandbox that has not heard of it.
+pub(super) fn stat_in_old(dir: BorrowedFd<'_>, name: &str) -> Option<super::FileStat> {
     use std::os::unix::fs::MetadataExt;
-    let file = File::from(open_in(dir, name, libc::O_RDONLY | libc::O_NONBLOCK, 0).ok()?);
+    let name = single(name).ok()?;
+    let file = File::from(openat(dir, name, libc::O_RDONLY | libc::O_NONBLOCK | libc::O_NOFOLLOW, 0).ok()?);
     let m = file.metadata().ok().filter(std::fs::Metadata::is_file)?;
     let mtime_nsec = u32::try_from(m.mtime_nsec()).unwrap_or(0);
-    Some(super::FileStat { len: m.len(), mtime: m.mtime(), mtime_nsec, inode: m.ino() })
+    Some(super::FileStat { len: m.len(), mtime: m.mtime(), mtime_nsec, inode: m.ino(), device: m.dev(), mount: 0 })
 }
 
 /// A name that cannot lead elsewhere.

@@ -255,6 +255,7 @@ impl Torrent {
         self.convict(cx, piece, blocks);
         let priority = self.picker.priority(piece);
         self.picker.on_piece_ok(piece);
+        self.on_verified(cx, piece);
         self.mark_dirty(cx);
         cx.alerts.push_back(Alert::Piece { torrent: self.key, piece });
         for i in 0..self.peers.len() {
@@ -399,7 +400,7 @@ impl Torrent {
         if self.picker.have().is_all() {
             self.tiers.completed(cx.now);
         }
-        cx.alerts.push_back(Alert::Finished { torrent: self.key });
+        self.finish(cx);
         self.tell_upload_only(cx, true);
         for conn in self.peers.clone() {
             if let Err(why) = self.close_if_useless(cx, conn) {

@@ -20,9 +20,11 @@ mod announce;
 mod blocks;
 mod check;
 pub mod choker;
+mod durable;
 mod exchange;
 mod fetch;
 mod gossip;
+pub mod journal;
 pub mod layout;
 mod metadata;
 pub mod picker;
@@ -145,6 +147,11 @@ pub struct Torrent {
     paused: bool,
     verify: bool,
     record: Option<Record>,
+    /// There is a record, and it cannot be read.
+    garbled: bool,
+    journal: Option<Vec<u8>>,
+    boot: u64,
+    safe: durable::Durable,
     priorities: Vec<Priority>,
     sequential: bool,
     /// Files to fetch, by first and last index, once it is known which there are; empty is all.
@@ -232,7 +239,11 @@ impl Torrent {
             picked: Vec::new(),
             kick: false,
             timer: Instant::FAR,
+            garbled: add.resume.is_some() && record.is_none(),
             record,
+            journal: add.journal,
+            boot: add.boot,
+            safe: durable::Durable::new(0),
             layout: Arc::new(add.meta.layout()),
             meta: add.meta,
         };
@@ -263,6 +274,7 @@ impl Torrent {
     /// What follows from the metadata.
     fn set_up(&mut self, cx: &mut Cx<'_>) {
         self.layout = Arc::new(self.meta.layout());
+        self.safe = durable::Durable::new(self.layout.pieces());
         self.pads = self.layout.files().iter().any(|f| f.pad);
         let files = self.layout.files().len();
         if self.priorities.len() != files {
@@ -289,6 +301,9 @@ impl Torrent {
 
     fn open(&mut self, cx: &mut Cx<'_>) {
         self.life = Life::Opening;
+        if self.opens_later() {
+            return;
+        }
         cx.actions.push_back(Action::Open {
             torrent: self.key,
             layout: Arc::clone(&self.layout),
@@ -411,7 +426,7 @@ impl Torrent {
             return;
         }
         self.stamps = resume::Stamps::new(files);
-        let check = self.plan_check(files, cx.rng);
+        let check = self.plan_check(cx, files);
         self.life = Life::Checking(check);
         self.step_check(cx);
     }
@@ -420,7 +435,10 @@ impl Torrent {
     fn activate(&mut self, cx: &mut Cx<'_>) {
         self.life = Life::Active;
         self.record = None;
+        self.journal = None;
+        self.safe.ours = true;
         self.verify = false;
+        self.note(cx, crate::api::Note::Settled);
         self.count_missing();
         self.stamps.settle(&self.missing);
         let have = self.picker.have().count();
@@ -429,7 +447,7 @@ impl Torrent {
         self.swarm.revive(cx.now);
         if self.is_complete() {
             self.seeding_since = Some(cx.now);
-            cx.alerts.push_back(Alert::Finished { torrent: self.key });
+            self.finish(cx);
         }
         self.mark_dirty(cx);
         self.adopt_all(cx);
@@ -484,6 +502,9 @@ impl Torrent {
 
     /// Closes its peers, takes leave of its trackers, saves its record and closes its files.
     pub(crate) fn stop(&mut self, cx: &mut Cx<'_>, error: Option<(String, ErrorKind)>, why: CloseReason) {
+        if error.is_some() {
+            self.forget_volatile(cx);
+        }
         let was = std::mem::replace(&mut self.life, Life::Stopped(error));
         let keys: Vec<_> = cx
             .conns
@@ -503,9 +524,9 @@ impl Torrent {
         match was {
             Life::Active => {
                 self.save(cx);
-                cx.actions.push_back(Action::CloseFiles { torrent: self.key });
+                self.close_files(cx);
             }
-            Life::Opening | Life::Checking(_) => cx.actions.push_back(Action::CloseFiles { torrent: self.key }),
+            Life::Opening | Life::Checking(_) => self.close_files(cx),
             Life::Fetching(_) | Life::Stopped(_) => {}
         }
     }
@@ -529,6 +550,7 @@ impl Torrent {
         let files = self.stamps.renew(files, &self.missing);
         let record = Record {
             have: self.picker.have().to_wire(),
+            durable: Some(self.safe.pieces.to_wire()),
             files,
             partial: self.picker.partials().collect(),
             peers: self.swarm.worth_keeping(50).collect(),
@@ -549,7 +571,7 @@ impl Torrent {
 
     /// When it wants to be ticked next.
     pub(crate) fn deadline(&self, now: Instant, config: &Config) -> Option<Instant> {
-        let mut at = self.tiers.deadline();
+        let mut at = earlier(self.tiers.deadline(), self.safe.deadline(config));
         if self.is_active() {
             at = earlier(at, self.save_at);
             if !self.peers.is_empty() {
@@ -572,6 +594,7 @@ impl Torrent {
     /// Does whatever is due.
     pub(crate) fn tick(&mut self, cx: &mut Cx<'_>) {
         self.announce_due(cx);
+        self.sync_when_due(cx);
         self.fetch_more(cx);
         if !self.is_active() {
             return;
@@ -610,7 +633,7 @@ impl Torrent {
     }
 
     fn check_goal(&mut self, cx: &mut Cx<'_>) {
-        if self.seeding_since.is_none() || self.goal_reached {
+        if self.seeding_since.is_none() || self.goal_reached || !self.safe.is_settled() {
             return;
         }
         let status = self.status(cx.now);
@@ -695,6 +718,7 @@ impl Torrent {
                 had += self.file_have(i, have);
             }
         }
+        let durable = had - self.safe.volatile().map(|p| self.wanted_of(p)).sum::<u64>().min(had);
         let rate_down = self.rate_down.get(now);
         let eta = (rate_down > 0 && had < wanted).then(|| Duration::from_secs((wanted - had) / rate_down));
         Status {
@@ -706,6 +730,7 @@ impl Torrent {
             size,
             wanted,
             have: had,
+            durable,
             downloaded: self.downloaded,
             uploaded: self.uploaded,
             wasted: self.wasted,
@@ -721,6 +746,21 @@ impl Torrent {
             goal_reached: self.goal_reached,
             has_metadata: self.is_known(),
         }
+    }
+
+    /// Payload of a piece in selected files.
+    fn wanted_of(&self, piece: PieceIndex) -> u64 {
+        let spans = self.layout.spans(self.layout.piece_offset(piece), u64::from(self.layout.piece_size(piece)));
+        spans.filter(|s| !s.pad && self.priorities[s.file.idx()] != Priority::Skip).map(|s| s.len).sum()
+    }
+
+    pub(crate) fn claims(&self) -> (&Bitfield, Vec<PieceIndex>) {
+        (&self.safe.pieces, self.safe.volatile().collect())
+    }
+
+    /// Its files are still to be synced and closed.
+    pub(crate) fn is_closing(&self) -> bool {
+        self.safe.is_closing()
     }
 
     fn file_have(&self, i: usize, have: &Bitfield) -> u64 {

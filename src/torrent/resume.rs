@@ -2,9 +2,10 @@
 //!
 //! ```text
 //! d 4:have  <bitfield, wire order>        pieces verified
+//!   7:durable <the same>                   those of them that are on the device (since version 2)
 //!   5:files l l len mtime_s mtime_ns inode e ... e     what each file looked like; empty list: absent
 //!   7:partial l l piece <bitmap of blocks> e ... e     pieces under way
-//!   5:peers l "ip:port" ... e   8:uploaded   10:downloaded   6:wasted   7:seeding (s)   7:version i1e e
+//!   5:peers l "ip:port" ... e   8:uploaded   10:downloaded   6:wasted   7:seeding (s)   7:version i2e e
 //! ```
 //!
 //! The stamps are reasons to distrust, never to trust by themselves: a file whose length, time or
@@ -16,14 +17,16 @@ use crate::api::FileStamp;
 use crate::bencode::{self, Node, Writer};
 use crate::id::PieceIndex;
 
-/// The only version so far.
-const VERSION: i64 = 1;
+/// Version 1 did not tell which pieces were durable.
+const VERSION: i64 = 2;
 
 /// What a record holds.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Record {
     /// Pieces verified, in wire order.
     pub have: Vec<u8>,
+    /// Those of them that are durable; not in version 1.
+    pub durable: Option<Vec<u8>>,
     /// What each file looked like; `None` was absent.
     pub files: Vec<Option<FileStamp>>,
     /// Pieces under way and their blocks, in wire order.
@@ -97,6 +100,10 @@ impl Record {
         w.begin_dict();
         w.key(b"downloaded");
         w.int(int(self.downloaded));
+        if let Some(durable) = &self.durable {
+            w.key(b"durable");
+            w.bytes(durable);
+        }
         w.key(b"files");
         w.begin_list();
         for file in &self.files {
@@ -144,12 +151,15 @@ impl Record {
     pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
         let doc = bencode::parse(bytes).ok()?;
         let root = doc.root();
-        if root.get(b"version")?.as_int()? != VERSION {
-            return None;
-        }
+        let durable = match root.get(b"version")?.as_int()? {
+            1 => None,
+            VERSION => Some(root.get(b"durable")?.as_bytes()?.to_vec()),
+            _ => return None,
+        };
         let amount = |key: &[u8]| -> Option<u64> { u64::try_from(root.get(key)?.as_int()?).ok() };
         Some(Self {
             have: root.get(b"have")?.as_bytes()?.to_vec(),
+            durable,
             files: root.get(b"files")?.items().map(stamp).collect::<Option<_>>()?,
             partial: root.get(b"partial")?.items().map(partial).collect::<Option<_>>()?,
             peers: root.get(b"peers")?.items().filter_map(|p| p.as_str()?.parse().ok()).collect(),
@@ -168,6 +178,7 @@ fn stamp(node: Node<'_, '_>) -> Option<Option<FileStamp>> {
         len: u64::try_from(len?).ok()?,
         mtime: (items.next()??, u32::try_from(items.next()??).ok()?),
         inode: items.next()?? as u64,
+        ..FileStamp::default()
     }))
 }
 
@@ -184,7 +195,11 @@ mod tests {
     fn sample() -> Record {
         Record {
             have: vec![0xF0, 0x80],
-            files: vec![Some(FileStamp { len: 5 << 30, mtime: (-3, 999_999_999), inode: u64::MAX }), None],
+            durable: Some(vec![0xC0, 0]),
+            files: vec![
+                Some(FileStamp { len: 5 << 30, mtime: (-3, 999_999_999), inode: u64::MAX, ..FileStamp::default() }),
+                None,
+            ],
             partial: vec![(PieceIndex::new(7), vec![0xA0])],
             peers: vec!["[::1]:6881".parse().expect("an address")],
             uploaded: 1,
@@ -196,7 +211,7 @@ mod tests {
 
     #[test]
     fn what_others_did_to_a_complete_file_shows_in_the_record() {
-        let stamp = |len| Some(FileStamp { len, mtime: (1, 0), inode: 1 });
+        let stamp = |len| Some(FileStamp { len, mtime: (1, 0), inode: 1, ..FileStamp::default() });
         let mut s = Stamps::new(&[stamp(10), stamp(20), None]);
         s.settle(&[0, 1, 2]);
         // The first has been cut, the second was written to by us and is complete, the third begins.
@@ -208,7 +223,7 @@ mod tests {
 
     #[test]
     fn a_change_that_does_not_show_has_all_files_hashed() {
-        let stamp = |len| Some(FileStamp { len, mtime: (1, 0), inode: 1 });
+        let stamp = |len| Some(FileStamp { len, mtime: (1, 0), inode: 1, ..FileStamp::default() });
         let mut s = Stamps::new(&[stamp(10), stamp(20)]);
         s.settle(&[0, 0]);
         assert_eq!(s.renew(vec![stamp(10), stamp(20)], &[0, 0]), [stamp(10), stamp(20)]);

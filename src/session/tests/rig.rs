@@ -202,7 +202,7 @@ pub(super) fn blk(piece: u32, i: u32) -> Block {
 }
 
 pub(super) fn stamp(len: u64) -> Option<FileStamp> {
-    Some(FileStamp { len, mtime: (1, 2), inode: 3 })
+    Some(FileStamp { len, mtime: (1, 2), inode: 3, device: 4, mount: 5 })
 }
 
 impl Rig {
@@ -524,7 +524,8 @@ impl Rig {
                         self.disk.hash(torrent, piece, expected, blocks);
                     }
                 }
-                Action::Prefetch { .. } | Action::SaveMetadata { .. } => {}
+                Action::Sync { torrent, .. } => self.disk.sync(torrent),
+                Action::Prefetch { .. } | Action::SaveMetadata { .. } | Action::Note { .. } => {}
                 Action::Save { torrent, .. } => {
                     let record = self.s.record(self.now, torrent, self.stamps.clone());
                     self.records.extend(record);
@@ -557,7 +558,7 @@ impl Rig {
                         self.s.handle(self.now, Input::PieceLost { torrent, piece });
                         pump::disk_failed(&mut self.s, self.now, torrent, &error);
                     }
-                    Done::Synced { .. } => {}
+                    Done::Synced { torrent, result } => pump::synced(&mut self.s, self.now, torrent, result),
                 }
                 self.actions();
             }

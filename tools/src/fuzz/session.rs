@@ -95,8 +95,9 @@ impl World {
                     self.hashes.retain(|h| h.0 != torrent);
                     self.opens.retain(|t| *t != torrent);
                 }
-                Action::Wake { .. } | Action::Wanted { .. } | Action::Prefetch { .. } | Action::SaveMetadata { .. } => {
-                }
+                Action::Sync { torrent, .. } => self.s.handle(self.now, Input::Synced { torrent, result: Ok(()) }),
+                Action::Wake { .. } | Action::Wanted { .. } | Action::Prefetch { .. } => {}
+                Action::SaveMetadata { .. } | Action::Note { .. } => {}
             }
         }
         while self.s.poll_alert().is_some() {}
@@ -193,7 +194,7 @@ impl World {
     }
 }
 
-const STAMP: FileStamp = FileStamp { len: 1, mtime: (5, 0), inode: 9 };
+const STAMP: FileStamp = FileStamp { len: 1, mtime: (5, 0), inode: 9, device: 1, mount: 1 };
 
 fn addr(n: u8) -> SocketAddr {
     match n & 7 {

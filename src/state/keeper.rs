@@ -1,0 +1,462 @@
+//! Keeps the have-journals of a session's torrents in a [`Folder`].
+//!
+//! ```text
+//!             Begin {rewrite}            Create done: append what came since, rename     folder synced
+//!   Absent ────────────────────▶ Moving ──────────────────────────────────────▶ Naming ──────────────▶ Ready
+//!     ▲  └── Begin, nothing to rewrite ──────────────────────────────────────────────────────────────▶  │ │
+//!     └──────────────────────────────── an error ◀──────────────────────────────────────────────────────┘ │
+//!                               Moving ◀────────────── it has grown by COMPACT ◀───────────────────────────┘
+//! ```
+//!
+//! Records are gathered through a turn and appended with one plain write, so that they survive a process that is
+//! killed. While a snapshot is being made, what is appended to the old journal is kept aside too, and added
+//! to the new one before that takes its place: at no moment is anything missing from the file that has the name.
+//!
+//! `D` records are written when the torrent's data has been synced, and the session is told that pieces
+//! are durable when the journal has been synced behind them. A journal that cannot be written is an error in the
+//! log and costs a check at the next start; it does not keep a download from its end. It is tried
+//! again with the next sync.
+//!
+//! Invariants: at most one job is under way a torrent, its resume record apart.
+
+use std::collections::BTreeMap;
+
+use super::{Folder, Job, name};
+use crate::api::{FileStamp, Note};
+use crate::id::{FileIndex, InfoHash, PieceIndex, TorrentKey};
+use crate::session::Session;
+use crate::storage::Storage;
+use crate::torrent::journal::{self, Kind, Phase, Replay, Writer};
+
+/// A journal that has grown by so many bytes, and by as much as its snapshot had, is replaced by a snapshot.
+const COMPACT: usize = 64 << 10;
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Stage {
+    /// There is no journal that may be appended to.
+    Absent,
+    /// A snapshot is being made; this is what came since. The flag: the old one is appended to meanwhile.
+    Moving(Vec<u8>, bool),
+    /// It has its name, and the folder is being synced.
+    Naming,
+    /// It can be appended to.
+    Ready,
+}
+
+#[derive(Debug)]
+struct Kept {
+    writer: Writer,
+    stage: Stage,
+    phase: Phase,
+    batch: Vec<u8>,
+    /// Bytes of the snapshot, and behind it.
+    size: (usize, usize),
+    /// What the files that were written looked like, by file.
+    stamps: BTreeMap<usize, Option<FileStamp>>,
+    /// Pieces of the sync under way.
+    pieces: Vec<PieceIndex>,
+    /// `D` records wait to be synced.
+    waiting: bool,
+    /// `L` records that a power cut must not take: a `D` may stand before them.
+    lost: bool,
+    /// Its files are closed: `C` is due when the resume record is stored.
+    closed: bool,
+    records: u32,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum What {
+    Snapshot(TorrentKey),
+    Folder(TorrentKey),
+    /// The flag: `D` records wait for it.
+    Journal(TorrentKey, bool),
+    Record(TorrentKey),
+    Other,
+}
+
+/// See the module's head.
+#[derive(Debug)]
+pub struct Keeper<F> {
+    folder: F,
+    boot: u64,
+    kept: BTreeMap<TorrentKey, Kept>,
+    /// Journals that were read and whose torrent has not begun: the next number.
+    read: BTreeMap<InfoHash, (u32, usize)>,
+    jobs: BTreeMap<u64, What>,
+    ticket: u64,
+    synced: Vec<TorrentKey>,
+}
+
+impl<F: Folder> Keeper<F> {
+    /// Journals in this folder. `boot` is a hash of the system's boot id, 0 when unknown.
+    pub fn new(folder: F, boot: u64) -> Self {
+        Self {
+            folder,
+            boot,
+            kept: BTreeMap::new(),
+            read: BTreeMap::new(),
+            jobs: BTreeMap::new(),
+            ticket: 0,
+            synced: Vec::new(),
+        }
+    }
+
+    /// The folder.
+    pub fn folder(&mut self) -> &mut F {
+        &mut self.folder
+    }
+
+    /// A hash of the boot id.
+    pub fn boot(&self) -> u64 {
+        self.boot
+    }
+
+    /// Nothing is under way.
+    pub fn is_idle(&self) -> bool {
+        self.jobs.is_empty() && self.synced.is_empty()
+    }
+
+    /// A torrent's resume record and journal. What cannot be read is set aside.
+    pub fn load(&mut self, info_hash: &InfoHash, pieces: u32) -> (Option<Vec<u8>>, Option<Vec<u8>>) {
+        let then = "the data is checked";
+        let resume = self.read(&name::resume(info_hash), then);
+        let journal = self.read(&name::have(info_hash), then);
+        if let Some(bytes) = &journal {
+            let replay = Replay::of(info_hash, bytes, pieces);
+            self.read.insert(*info_hash, (replay.next, bytes.len()));
+        }
+        (resume, journal)
+    }
+
+    /// The info dictionary that was kept of a torrent; its hash is for the caller to check.
+    pub fn load_metadata(&mut self, info_hash: &InfoHash) -> Option<Vec<u8>> {
+        self.read(&name::info(info_hash), "the metadata is fetched")
+    }
+
+    /// Keeps an info dictionary.
+    pub fn store_metadata(&mut self, info_hash: &InfoHash, bytes: Vec<u8>) {
+        self.submit(What::Other, Job::Replace { name: name::info(info_hash), bytes });
+    }
+
+    /// What the DHT node knew. Losing it costs a new start from the bootstrap nodes.
+    pub fn load_dht(&mut self) -> Option<Vec<u8>> {
+        self.read(name::DHT, "the DHT begins anew")
+    }
+
+    /// Keeps what the DHT node knows.
+    pub fn store_dht(&mut self, bytes: Vec<u8>) {
+        self.submit(What::Other, Job::Replace { name: name::DHT.into(), bytes });
+    }
+
+    /// A file that cannot be read is an empty one: there was something, and nothing is known of it.
+    fn read(&mut self, name: &str, then: &str) -> Option<Vec<u8>> {
+        self.folder.read(name).unwrap_or_else(|e| {
+            log::warn!("{name}: {e}; it is set aside, and {then}");
+            if let Err(e) = self.folder.rename(name, &format!("{name}.bad")) {
+                log::error!("{name}: {e}");
+            }
+            Some(Vec::new())
+        })
+    }
+
+    fn submit(&mut self, what: What, job: Job) {
+        self.ticket += 1;
+        self.jobs.insert(self.ticket, what);
+        self.folder.submit(self.ticket, job);
+    }
+
+    /// What the session wants noted.
+    pub fn note(&mut self, s: &Session, st: &mut dyn Storage, key: TorrentKey, info_hash: &InfoHash, note: Note) {
+        if let Note::Begin { rewrite, checking } = note {
+            return self.begin(s, st, key, info_hash, rewrite, checking);
+        }
+        let Some(k) = self.kept.get_mut(&key) else { return };
+        match note {
+            Note::Begin { .. } => {}
+            Note::Settled if k.phase == Phase::Trading => {}
+            Note::Settled => {
+                k.phase = Phase::Trading;
+                k.writer.push(&mut k.batch, Kind::Trading, 0, 0, 0);
+            }
+            Note::Verified(piece) => {
+                if let Some(generation) = generation(s, st, key, k, piece) {
+                    k.writer.push(&mut k.batch, Kind::Verified, piece.get(), 1, generation);
+                }
+            }
+            Note::Lost(piece) => {
+                k.writer.push(&mut k.batch, Kind::Lost, piece.get(), 1, 0);
+                k.lost = true;
+            }
+        }
+    }
+
+    fn begin(
+        &mut self,
+        s: &Session,
+        st: &mut dyn Storage,
+        key: TorrentKey,
+        info_hash: &InfoHash,
+        rewrite: bool,
+        checking: bool,
+    ) {
+        let (next, size) = self.read.remove(info_hash).unwrap_or((1, 0));
+        let boot = self.boot;
+        let k = self.kept.entry(key).or_insert_with(|| Kept {
+            writer: Writer { info_hash: *info_hash, next, boot },
+            stage: if size > 0 && !rewrite { Stage::Ready } else { Stage::Absent },
+            phase: Phase::Trading,
+            batch: Vec::new(),
+            size: (size, 0),
+            stamps: BTreeMap::new(),
+            pieces: Vec::new(),
+            waiting: false,
+            lost: false,
+            closed: false,
+            records: 0,
+        });
+        (k.phase, k.closed) = (if checking { Phase::Checking } else { Phase::Trading }, false);
+        k.stamps.clear();
+        let kind = if checking { Kind::Checking } else { Kind::Trading };
+        k.writer.push(&mut k.batch, kind, 0, 0, 0);
+        if rewrite || k.stage == Stage::Absent {
+            self.snapshot(s, st, key);
+        }
+    }
+
+    /// Replaces the journal by one that says what is known now.
+    fn snapshot(&mut self, s: &Session, st: &mut dyn Storage, key: TorrentKey) {
+        let (Some(k), Some((durable, verified))) = (self.kept.get_mut(&key), s.claims(key)) else { return };
+        if !matches!(k.stage, Stage::Absent | Stage::Ready) {
+            return;
+        }
+        // What waits in the batch is in the snapshot too, but for the old journal it comes first.
+        let (mut writer, phase) = (k.writer, k.phase);
+        let bytes = {
+            let mut of = |p| generation(s, st, key, k, p);
+            writer.snapshot(durable.len(), durable, verified.into_iter(), phase, &mut of)
+        };
+        k.writer = writer;
+        k.size = (bytes.len(), 0);
+        let old = k.stage == Stage::Ready;
+        let batch = std::mem::take(&mut k.batch);
+        k.stage = Stage::Moving(Vec::new(), old);
+        let (have, new) = (name::have(&k.writer.info_hash), name::have_new(&k.writer.info_hash));
+        if old && !batch.is_empty() {
+            if let Err(e) = self.folder.append(&have, &batch) {
+                log::error!("{have}: {e}");
+            }
+        }
+        self.submit(What::Snapshot(key), Job::Create { name: new, bytes });
+    }
+
+    /// The session asks for a sync of these pieces' data.
+    pub fn sync_asked(&mut self, key: TorrentKey, pieces: Vec<PieceIndex>) {
+        if let Some(k) = self.kept.get_mut(&key) {
+            k.pieces = pieces;
+        }
+    }
+
+    /// The data asked for is on the device: notes that, and syncs the note.
+    pub fn data_synced(&mut self, s: &Session, st: &mut dyn Storage, key: TorrentKey) {
+        if self.kept.get(&key).is_some_and(|k| k.stage == Stage::Absent) {
+            self.snapshot(s, st, key);
+        }
+        let Some(k) = self.kept.get_mut(&key) else { return self.synced.push(key) };
+        let mut pieces = std::mem::take(&mut k.pieces);
+        pieces.sort_unstable();
+        // A file that has been replaced since a piece was verified does not hold it.
+        let before = std::mem::take(&mut k.stamps);
+        let (mut writer, mut batch) = (k.writer, std::mem::take(&mut k.batch));
+        let mut of = |p| {
+            let layout = s.layout(key)?;
+            let same = |a: Option<FileStamp>, b: Option<FileStamp>| match (a, b) {
+                (Some(a), Some(b)) => (a.inode, a.device, a.mount) == (b.inode, b.device, b.mount),
+                _ => false,
+            };
+            let now = generation(s, st, key, k, p)?;
+            let spans = layout.spans(layout.piece_offset(p), u64::from(layout.piece_size(p)));
+            let kept = |f: usize| match before.get(&f) {
+                Some(then) => same(*then, k.stamps.get(&f).copied().flatten()),
+                None => true,
+            };
+            spans.filter(|s| !s.pad).all(|s| kept(s.file.idx())).then_some(now)
+        };
+        writer.push_pieces(&mut batch, Kind::Durable, pieces.into_iter(), &mut of);
+        (k.writer, k.batch, k.waiting) = (writer, batch, true);
+        self.flush(key);
+        self.sync_journal(key);
+    }
+
+    fn sync_journal(&mut self, key: TorrentKey) {
+        let Some(k) = self.kept.get_mut(&key) else { return };
+        let under_way = self.jobs.values().any(|w| matches!(w, What::Journal(of, _) if *of == key));
+        if !(k.waiting || k.lost) || under_way {
+            return;
+        }
+        match k.stage {
+            Stage::Ready => {
+                let (name, waiting) = (name::have(&k.writer.info_hash), k.waiting);
+                k.lost = false;
+                self.submit(What::Journal(key, waiting), Job::Sync { name });
+            }
+            // The journal cannot be kept, but the data is where it should be.
+            Stage::Absent => {
+                k.lost = false;
+                if std::mem::take(&mut k.waiting) {
+                    self.synced.push(key);
+                }
+            }
+            Stage::Moving(..) | Stage::Naming => {}
+        }
+    }
+
+    fn broken(&mut self, key: TorrentKey, error: &std::io::Error) {
+        let Some(k) = self.kept.get_mut(&key) else { return };
+        log::error!("cannot keep the journal of {}: {error}; the next start may have to check", k.writer.info_hash);
+        k.stage = Stage::Absent;
+        k.batch.clear();
+        self.sync_journal(key);
+    }
+
+    /// Appends what was gathered.
+    fn flush(&mut self, key: TorrentKey) {
+        let Some(k) = self.kept.get_mut(&key).filter(|k| !k.batch.is_empty()) else { return };
+        let batch = std::mem::take(&mut k.batch);
+        let to_old = match &mut k.stage {
+            Stage::Absent => false,
+            Stage::Moving(since, old) => {
+                since.extend_from_slice(&batch);
+                *old
+            }
+            Stage::Naming | Stage::Ready => true,
+        };
+        k.size.1 += batch.len();
+        let name = name::have(&k.writer.info_hash);
+        if to_old {
+            match (self.folder.append(&name, &batch), &mut k.stage) {
+                (Ok(()), _) => {}
+                // The new one will do without it.
+                (Err(_), Stage::Moving(_, old)) => *old = false,
+                (Err(e), _) => self.broken(key, &e),
+            }
+        }
+    }
+
+    /// Stores a resume record in the place of the one before.
+    pub fn store(&mut self, key: TorrentKey, info_hash: &InfoHash, bytes: Vec<u8>) {
+        if let Some(k) = self.kept.get_mut(&key) {
+            k.records += 1;
+        }
+        self.submit(What::Record(key), Job::Replace { name: name::resume(info_hash), bytes });
+    }
+
+    /// The torrent's files are closed.
+    pub fn closed(&mut self, key: TorrentKey) {
+        if let Some(k) = self.kept.get_mut(&key) {
+            k.closed = true;
+            self.note_closed(key);
+        }
+    }
+
+    fn note_closed(&mut self, key: TorrentKey) {
+        let Some(k) = self.kept.get_mut(&key) else { return };
+        if k.closed && k.records == 0 && k.phase == Phase::Trading {
+            k.phase = Phase::Closed;
+            k.writer.push(&mut k.batch, Kind::Closed, 0, 0, 0);
+            self.flush(key);
+        }
+    }
+
+    /// Forgets a torrent.
+    pub fn forget(&mut self, key: TorrentKey, info_hash: &InfoHash) {
+        self.kept.remove(&key);
+        for name in [name::have(info_hash), name::have_new(info_hash), name::resume(info_hash), name::info(info_hash)] {
+            if let Err(e) = self.folder.remove(&name) {
+                log::error!("{name}: {e}");
+            }
+        }
+    }
+
+    /// Once a turn: writes what was gathered, and takes jobs further. Returns a torrent whose sync is over.
+    pub fn turn(&mut self, s: &Session, st: &mut dyn Storage) -> Option<TorrentKey> {
+        while let Some((ticket, result)) = self.folder.poll_done() {
+            let Some(what) = self.jobs.remove(&ticket) else { continue };
+            self.job_done(what, result);
+        }
+        // Not between the writing of `D` and the answer: the snapshot would not know of it.
+        let grown = |k: &Kept| k.stage == Stage::Ready && !k.waiting && k.size.1 > COMPACT.max(k.size.0);
+        let busy: Vec<_> =
+            self.kept.iter().filter(|(_, k)| !k.batch.is_empty() || grown(k)).map(|(key, _)| *key).collect();
+        for key in busy {
+            self.flush(key);
+            if self.kept.get(&key).is_some_and(|k| k.lost) {
+                self.sync_journal(key);
+            }
+            if self.kept.get(&key).is_some_and(grown) {
+                self.snapshot(s, st, key);
+            }
+        }
+        self.synced.pop()
+    }
+
+    fn job_done(&mut self, what: What, result: std::io::Result<()>) {
+        match (what, result) {
+            (What::Record(key), result) => {
+                if let Err(e) = result {
+                    log::error!("cannot store a resume record: {e}");
+                }
+                if let Some(k) = self.kept.get_mut(&key) {
+                    k.records -= 1;
+                    self.note_closed(key);
+                }
+            }
+            (What::Other, result) => {
+                if let Err(e) = result {
+                    log::warn!("cannot keep what is known for the next start: {e}");
+                }
+            }
+            (What::Snapshot(key), Ok(())) => self.name_journal(key),
+            (What::Folder(key), Ok(())) => {
+                if let Some(k) = self.kept.get_mut(&key).filter(|k| k.stage == Stage::Naming) {
+                    k.stage = Stage::Ready;
+                }
+                self.sync_journal(key);
+            }
+            (What::Journal(key, waited), Ok(())) => {
+                if let Some(k) = self.kept.get_mut(&key).filter(|_| waited) {
+                    k.waiting = false;
+                    self.synced.push(key);
+                }
+                self.sync_journal(key);
+            }
+            (What::Snapshot(key) | What::Folder(key) | What::Journal(key, _), Err(e)) => self.broken(key, &e),
+        }
+    }
+
+    /// The snapshot is on the device: it gets what came since, and the name.
+    fn name_journal(&mut self, key: TorrentKey) {
+        self.flush(key);
+        let Some(k) = self.kept.get_mut(&key) else { return };
+        let Stage::Moving(since, _) = std::mem::replace(&mut k.stage, Stage::Naming) else { return };
+        let (have, new) = (name::have(&k.writer.info_hash), name::have_new(&k.writer.info_hash));
+        let appended = if since.is_empty() { Ok(()) } else { self.folder.append(&new, &since) };
+        match appended.and_then(|()| self.folder.rename(&new, &have)) {
+            Ok(()) => self.submit(What::Folder(key), Job::SyncFolder),
+            Err(e) => self.broken(key, &e),
+        }
+    }
+}
+
+/// The generation of a piece, with stamps that are looked up once a file.
+fn generation(s: &Session, st: &mut dyn Storage, key: TorrentKey, k: &mut Kept, piece: PieceIndex) -> Option<u32> {
+    journal::generation(s.layout(key)?, piece, &mut |f| {
+        let mut stamp = || st.file_stat(key, FileIndex::new(f as u32)).map(FileStamp::from);
+        let known = k.stamps.get(&f).copied().flatten();
+        // A file that was absent may have been made since.
+        known.or_else(|| {
+            let now = stamp();
+            k.stamps.insert(f, now);
+            now
+        })
+    })
+}
