@@ -672,8 +672,9 @@ impl Run<'_> {
     fn say_stats(&self) {
         let (s, turns) = (self.lp.session().stats(self.now), self.lp.turn_times());
         term::print(&format!(
-            "{} wasted, {} bad pieces, {} failed syncs, {} banned, {} broke the protocol, {} did not read, {} turned away, \
-             {} evicted, {} requests over the limit, {} times out of sockets; {} turns, 99.9 % within {:?}, longest {:?}",
+            "{} wasted, {} bad pieces, {} failed syncs, {} banned, {} broke the protocol, {} did not read, \
+             {} turned away, {} evicted, {} requests over the limit, {} times out of sockets; \
+             {} turns, 99.9 % within {:?}, longest {:?}",
             progress::bytes(s.wasted),
             s.pieces_failed,
             s.sync_errors,
