@@ -12,7 +12,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The tier of a top-level module of `src/`, as in the tree of the design.
-const TIERS: [(&str, u8); 32] = [
+const TIERS: [(&str, u8); 33] = [
     ("id", 0),
     ("time", 0),
     ("rng", 0),
@@ -23,6 +23,7 @@ const TIERS: [(&str, u8); 32] = [
     ("lazy", 0),
     ("slots", 0),
     ("bencode", 1),
+    ("blocklist", 1),
     ("metainfo", 1),
     ("wire", 1),
     ("http", 1),

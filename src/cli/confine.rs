@@ -37,7 +37,7 @@ pub(super) struct Needs<'a> {
 }
 
 /// What name lookup, TLS and the start of the state folder read besides `resolv.conf`.
-const SYSTEM: [&str; 12] = [
+const SYSTEM: [&str; 13] = [
     "/dev/urandom",
     "/proc/sys/kernel/random/boot_id",
     "/etc/hosts",
@@ -50,9 +50,10 @@ const SYSTEM: [&str; 12] = [
     "/usr/share/ca-certificates",
     "/usr/local/share/ca-certificates",
     "/etc/ssl/ca-bundle.pem",
+    "/usr/local/etc/ssl/cert.pem",
 ];
-/// Where the user has the roots of TLS, if not in the usual places.
-const TLS_ROOTS: [&str; 2] = ["SSL_CERT_FILE", "SSL_CERT_DIR"];
+/// Says where the roots of TLS are, if not in the usual places.
+const TLS_ROOTS: &str = "SSL_CERT_FILE";
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 
 /// Folders that no rule is made for on behalf of a volume that is mounted in them.
@@ -91,7 +92,7 @@ fn places(needs: &Needs<'_>, root: bool) -> Vec<(PathBuf, u64)> {
     let mut places = vec![(storage(needs), STORE)];
     places.extend(needs.state.map(|dir| (dir.to_owned(), STORE)));
     places.extend(SYSTEM.iter().map(|p| (PathBuf::from(p), READ)));
-    places.extend(TLS_ROOTS.iter().filter_map(std::env::var_os).map(|p| (p.into(), READ)));
+    places.extend(std::env::var_os(TLS_ROOTS).map(|p| (p.into(), READ)));
     let resolv_conf = std::fs::canonicalize(RESOLV_CONF).unwrap_or_else(|_| RESOLV_CONF.into());
     places.push((readable(&resolv_conf, root), READ));
     places

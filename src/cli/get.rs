@@ -123,6 +123,7 @@ struct Run<'a> {
 pub(super) fn get(opts: &Get, common: &Common) -> Result<u8, Failure> {
     let (loaded, mut code) = load_all(opts, common)?;
     let peers = resolve(&opts.peers)?;
+    let blocked = load::blocklists(&opts.blocklists)?;
     let config = config(opts);
     let ignored = signals::ignored();
     let hashes = loaded.iter().map(|loaded| match loaded {
@@ -135,6 +136,7 @@ pub(super) fn get(opts: &Get, common: &Common) -> Result<u8, Failure> {
     let mut lp = Loop::new(config).map_err(|e| Failure::new(code_of(&e), escape(&e.to_string())))?;
     let signals = Source::new(&mut lp, ignored)
         .map_err(|e| Failure::new(exit::ERROR, format!("cannot watch for signals: {e}")))?;
+    lp.command(|s, now| s.set_blocklist(now, blocked));
     let start = lp.now();
     let abilities = term::abilities();
     let show = match abilities.redraw {
@@ -227,6 +229,7 @@ fn config(opts: &Get) -> LoopConfig {
         port: opts.port,
         bind: opts.bind.clone(),
         state_dir: state_dir(),
+        tls_roots: std::env::var_os("SSL_CERT_FILE").filter(|path| !path.is_empty()).map(Into::into),
     };
     config.with_memory(opts.memory.unwrap_or_else(super::memory::budget))
 }

@@ -143,6 +143,8 @@ fn command(opts: args::Opts) -> Result<u8, Failure> {
         args::Command::Help => results(&args::help()).map(|()| exit::DONE),
         args::Command::Version => {
             let text = concat!("btmio ", env!("CARGO_PKG_VERSION"), "\n", env!("CARGO_PKG_LICENSE"), "\n");
+            let tls = if cfg!(feature = "tls") { "with TLS\n" } else { "without TLS\n" };
+            let text = &[text, tls].concat();
             results(text).map(|()| exit::DONE)
         }
         args::Command::Get(get) => get::get(&get, &opts.common),

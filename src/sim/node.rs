@@ -420,7 +420,11 @@ impl Node {
         }
         while let Some(action) = self.session.poll_action() {
             match action {
-                Action::Connect { conn, addr } => {
+                Action::Connect { conn, tls: Some(_), .. } => {
+                    let why = CloseReason::Io("there is no TLS in this world".to_owned());
+                    self.session.handle(net.now, Input::Closed { conn, why });
+                }
+                Action::Connect { conn, addr, .. } => {
                     // The next address of a tracker reuses the key.
                     self.drop_link(net, conn);
                     let wire = net.dial(self.host, Some(conn), addr);

@@ -39,6 +39,7 @@ use std::sync::Arc;
 
 use crate::api::{Action, Add, Alert, Alerts, CloseReason, ErrorKind, FileStamp, FileStatus, State, Stats, Status};
 use crate::bitfield::Bitfield;
+use crate::blocklist::Blocklist;
 use crate::config::Config;
 use crate::id::{Block, ConnKey, FileIndex, InfoHash, PeerId, PeerTag, PieceIndex, TorrentKey};
 use crate::metainfo::Metainfo;
@@ -81,6 +82,8 @@ pub struct Cx<'a> {
     pub touched: &'a mut Vec<ConnKey>,
     /// Incoming connections whose handshake is not complete.
     pub strangers: &'a mut usize,
+    /// Addresses nothing is to be had to do with.
+    pub blocklist: &'a Blocklist,
     /// DHT nodes that peers say they are (BEP 5), to be pinged.
     pub dht_nodes: &'a mut Vec<std::net::SocketAddr>,
 }
@@ -622,13 +625,21 @@ impl Torrent {
 
     /// Dials the next address that is due. The session has room for another attempt.
     pub(crate) fn dial(&mut self, cx: &mut Cx<'_>) {
-        let Some((tag, addr)) = self.swarm.next(cx.now, self.is_complete()) else { return };
+        let (tag, addr) = loop {
+            let Some((tag, addr)) = self.swarm.next(cx.now, self.is_complete()) else { return };
+            if !cx.blocklist.contains(addr.ip()) {
+                break (tag, addr);
+            }
+            // The user, or an earlier run, knew it; or the list is newer.
+            log::info!("peer {addr}: not dialled, it is blocked");
+            cx.stats.blocked += 1;
+        };
         let peer = Peer::new(cx.now, addr, false, Some(self.key), Some(tag));
         let conn = cx.conns.insert(Conn::Peer(Box::new(peer)));
         self.swarm.attach(tag, conn);
         self.connecting += 1;
         cx.stats.half_open += 1;
-        cx.actions.push_back(Action::Connect { conn, addr });
+        cx.actions.push_back(Action::Connect { conn, addr, tls: None });
         cx.touched.push(conn);
     }
 
