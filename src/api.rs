@@ -433,7 +433,8 @@ pub enum Alert {
         /// Its address.
         addr: SocketAddr,
     },
-    /// The torrent stopped on an error.
+    /// The torrent stopped on an error. When it is about its files, it tries again by itself: [`Alert::Resumed`] comes
+    /// when that has come to something, and another error when that is another.
     Error {
         /// Which.
         torrent: TorrentKey,
@@ -447,7 +448,7 @@ pub enum Alert {
         /// Which.
         torrent: TorrentKey,
     },
-    /// Going again.
+    /// Going again, by command or after an error.
     Resumed {
         /// Which.
         torrent: TorrentKey,

@@ -480,9 +480,9 @@ impl Run<'_> {
         let Some(status) = self.lp.session().status(self.now, self.jobs[i].key) else { return };
         let (was, job) = (self.jobs[i].phase, &mut self.jobs[i]);
         job.phase = match was {
-            // Errors are told by alerts, with their kind; this is only the way back.
-            Phase::Over | Phase::Failed(_) if self.opts.metadata_only => was,
-            Phase::Failed(code) if status.state == State::Error || !goes_on(code) => was,
+            Phase::Over if self.opts.metadata_only => was,
+            // Errors are told by alerts, with their kind, and the end of them too.
+            Phase::Failed(_) => was,
             _ if status.goal_reached => Phase::Over,
             _ if status.is_complete() => Phase::Complete,
             _ => Phase::Running,
@@ -579,6 +579,13 @@ impl Run<'_> {
                     job.phase = Phase::Failed(code);
                     let hash = job.info_hash;
                     self.fail(Some(hash), &Failure::new(code, error));
+                }
+            }
+            Alert::Resumed { torrent } => {
+                if let Some(job) = self.jobs.iter_mut().find(|job| job.key == torrent) {
+                    if matches!(job.phase, Phase::Failed(code) if goes_on(code)) {
+                        job.phase = Phase::Running;
+                    }
                 }
             }
             // The statuses tell the rest.

@@ -111,6 +111,8 @@ impl fmt::Display for Failure {
 /// Installs the process's panic hook, logger and (for a download) signal handlers.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     std::panic::set_hook(Box::new(panicked));
+    // A second line: without it everything is as ever.
+    let _ = crate::storage::guard::install();
     let code = match args::parse(args.into_iter().skip(1), &probe) {
         Ok(opts) => match command(opts) {
             Ok(code) => code,

@@ -29,6 +29,7 @@ pub mod layout;
 mod metadata;
 pub mod picker;
 mod resume;
+mod retry;
 mod serve;
 mod suspects;
 pub mod swarm;
@@ -188,6 +189,8 @@ pub struct Torrent {
     picked: Vec<BlockRef>,
     /// Blocks came free: idle peers should be asked.
     kick: bool,
+    /// Its disk has failed.
+    retry: retry::Retry,
     /// The timer that is armed for it.
     pub(crate) timer: Instant,
 }
@@ -241,6 +244,7 @@ impl Torrent {
             stamps: resume::Stamps::default(),
             picked: Vec::new(),
             kick: false,
+            retry: retry::Retry::default(),
             timer: Instant::FAR,
             garbled: add.resume.is_some() && record.is_none(),
             record,
@@ -293,6 +297,7 @@ impl Torrent {
 
     /// Sets out, with what is known of it.
     fn begin(&mut self, cx: &mut Cx<'_>) {
+        self.retry.disarm();
         if self.is_known() {
             return self.open(cx);
         }
@@ -449,6 +454,7 @@ impl Torrent {
         self.tiers.start(cx.now);
         self.swarm.revive(cx.now);
         if self.is_complete() {
+            self.files_work(cx);
             self.seeding_since = Some(cx.now);
             self.finish(cx);
         }
@@ -465,6 +471,7 @@ impl Torrent {
 
     pub(crate) fn pause(&mut self, cx: &mut Cx<'_>) {
         self.paused = true;
+        self.retry = retry::Retry::default();
         if !matches!(self.life, Life::Stopped(None)) {
             self.stop(cx, None, CloseReason::TorrentStopped);
             cx.alerts.push_back(Alert::Paused { torrent: self.key });
@@ -473,6 +480,7 @@ impl Torrent {
 
     pub(crate) fn resume(&mut self, cx: &mut Cx<'_>) {
         self.paused = false;
+        self.retry = retry::Retry::default();
         if let Life::Stopped(_) = self.life {
             // A goal that was reached stays so: whoever resumes after it wants to seed on.
             // Pieces that were verified stay so unless their files have changed meanwhile: the
@@ -491,16 +499,28 @@ impl Torrent {
         }
     }
 
-    /// Files failed: this torrent stops, the others go on.
+    /// Files failed: this torrent stops, the others go on. It tries again by itself.
     pub(crate) fn fail(&mut self, cx: &mut Cx<'_>, error: String, kind: ErrorKind) {
         if matches!(self.life, Life::Stopped(_)) {
             return;
         }
-        cx.alerts.push_back(Alert::Error { torrent: self.key, error: error.clone(), kind });
+        if self.retry.failed(cx.now, &error) {
+            cx.alerts.push_back(Alert::Error { torrent: self.key, error: error.clone(), kind });
+        }
+        if kind == ErrorKind::Metadata {
+            self.retry.disarm();
+        }
         if kind == ErrorKind::FilesChanged {
             self.stamps.distrust();
         }
         self.stop(cx, Some((error, kind)), CloseReason::TorrentStopped);
+    }
+
+    /// A piece is in its files, or all of them are.
+    fn files_work(&mut self, cx: &mut Cx<'_>) {
+        if self.retry.works() {
+            cx.alerts.push_back(Alert::Resumed { torrent: self.key });
+        }
     }
 
     /// Closes its peers, takes leave of its trackers, saves its record and closes its files.
@@ -575,6 +595,9 @@ impl Torrent {
     /// When it wants to be ticked next.
     pub(crate) fn deadline(&self, now: Instant, config: &Config) -> Option<Instant> {
         let mut at = earlier(self.tiers.deadline(), self.safe.deadline(config));
+        if matches!(self.life, Life::Stopped(Some(_))) {
+            at = earlier(at, self.retry.at());
+        }
         if self.is_active() {
             at = earlier(at, self.save_at);
             if !self.peers.is_empty() {
@@ -599,6 +622,9 @@ impl Torrent {
         self.announce_due(cx);
         self.sync_when_due(cx);
         self.fetch_more(cx);
+        if matches!(self.life, Life::Stopped(Some(_))) && self.retry.at().is_some_and(|at| at <= cx.now) {
+            self.begin(cx);
+        }
         if !self.is_active() {
             return;
         }
