@@ -233,6 +233,12 @@ pub struct Stats {
     pub evicted: u64,
     /// Peers closed because they broke the protocol.
     pub breaches: u64,
+    /// Peers closed because they did not read what they had asked for.
+    pub stuck: u64,
+    /// Times the system had no more sockets for us.
+    pub exhausted: u64,
+    /// Alerts lost because nobody pulled them.
+    pub alerts_lost: u64,
 }
 
 /// Why a connection ended.
@@ -253,6 +259,8 @@ pub enum CloseReason {
     Idle,
     /// The other side broke the protocol.
     Protocol(String),
+    /// It does not read what it has asked for.
+    Stuck,
     /// It asked for a torrent that is not here.
     UnknownInfoHash,
     /// It is this very session.
@@ -286,6 +294,7 @@ impl std::fmt::Display for CloseReason {
             Self::HandshakeTimeout => f.write_str("no complete handshake in time"),
             Self::Idle => f.write_str("silent for too long"),
             Self::Protocol(e) => write!(f, "protocol violation: {e}"),
+            Self::Stuck => f.write_str("asks for more answers than it reads"),
             Self::UnknownInfoHash => f.write_str("asked for a torrent that is not here"),
             Self::Ourselves => f.write_str("that is this client itself"),
             Self::Duplicate => f.write_str("second connection to the same peer"),

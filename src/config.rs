@@ -131,6 +131,21 @@ pub mod limits {
     pub const REQUESTS_OUT_DEFAULT: usize = 250;
     /// Control bytes waiting for one peer's socket before it is closed as stuck.
     pub const OUTBOX: usize = 256 << 10;
+    /// Control bytes waiting for all peers' sockets together; beyond it those go that let most of them wait.
+    pub const OUTBOX_TOTAL: usize = 8 << 20;
+    /// Payload that is moved to a peer's outbox ahead of its socket, by reference.
+    pub const OUTBOX_PAYLOAD: u64 = 1 << 20;
+    /// Blocks that nobody asked for until the peer that sends them is closed.
+    pub const UNASKED: u32 = 32;
+    /// Requests of a choked peer that are rejected until it is closed: as many as may have been on their way when it
+    /// was choked, twice.
+    pub const REJECTS: u32 = 2 * REQUESTS_IN as u32;
+    /// Suggested pieces (BEP 6) of one peer that are remembered.
+    pub const SUGGESTED: usize = 16;
+    /// Allowed-fast pieces (BEP 6) of one peer that are remembered.
+    pub const ALLOWED_FAST_IN: usize = 64;
+    /// Digests of the blocks of pieces that failed, kept until the piece passes to find out who lied.
+    pub const SUSPECTS: usize = 16 * 1024;
     /// Requests for pieces of one torrent's info dictionary that are outstanding, and those of one peer that wait.
     pub const METADATA_REQUESTS: usize = 64;
     /// Blocks that one receive call covers at most.
@@ -146,8 +161,6 @@ pub mod limits {
     pub const PEER_TIMEOUT: Duration = Duration::from_secs(130);
     /// A keep-alive is sent after this long without sending anything.
     pub const KEEP_ALIVE: Duration = Duration::from_secs(90);
-    /// A peer in which neither side has been interested for this long is closed when room is wanted.
-    pub const USELESS_TIMEOUT: Duration = Duration::from_secs(600);
 
     /// Connected peers that dialled us from one IPv4 address, or one /64 of IPv6 addresses.
     pub const PEERS_PER_ADDRESS: usize = 16;
@@ -212,6 +225,18 @@ pub mod limits {
     pub const DHT_PORTS: usize = 32;
     /// Queries under way at once.
     pub const DHT_PENDING: usize = 256;
+    /// Peers given by name that are kept of one tracker reply.
+    pub const PEER_NAMES: usize = 32;
+    /// Datagrams that wait for the driver; more are lost, as on any network.
+    pub const DATAGRAMS: usize = 1024;
+    /// Names whose addresses are remembered.
+    pub const NAMES_CACHED: usize = 256;
+    /// Lookups that wait for a slot, and askers that wait for one lookup.
+    pub const NAMES_WAITING: usize = 1024;
+    /// Connections that the system keeps until they are accepted.
+    pub const BACKLOG: i32 = 256;
+    /// Connections accepted in one turn, so that a storm of them does not keep peers waiting.
+    pub const ACCEPTS: usize = 64;
 
     /// Alerts that wait for an embedder who does not pull them; the oldest go first.
     pub const ALERTS: usize = 16 * 1024;
@@ -225,6 +250,8 @@ pub mod limits {
     pub const HEARSAY_HOST: usize = 2;
     /// No peer on the internet listens below this port.
     pub const PORT_LEAST: u16 = 1024;
+    /// Networks that are banned from one torrent; the first banned is forgotten first.
+    pub const BANNED: usize = 4096;
     /// Connection attempts under way at once.
     pub const HALF_OPEN: usize = 16;
 
@@ -234,6 +261,10 @@ pub mod limits {
     const _: () = assert!(DHT_PEERS_TORRENT < DHT_PEERS && DHT_TORRENTS < DHT_PEERS);
     const _: () = assert!(FRAME >= crate::id::BLOCK_LEN + 9);
     const _: () = assert!(REQUESTS_IN <= REQUESTS_IN_TOTAL);
+    const _: () = assert!(REJECTS as usize > REQUESTS_IN);
+    const _: () = assert!(OUTBOX < OUTBOX_TOTAL);
+    // A whole piece's digests fit, or its liars are never found.
+    const _: () = assert!((PIECE_LEN / crate::id::BLOCK_LEN) as usize <= SUSPECTS);
     const _: () = assert!(TRACKER_STOP.as_secs() < TRACKER_TIMEOUT.as_secs());
     const _: () = assert!(URL < HTTP_HEAD);
     const _: () = assert!(HANDSHAKE_TIMEOUT.as_secs() < PEER_TIMEOUT.as_secs());

@@ -257,7 +257,7 @@ const TABLE: &[Row] = &[
     row("", "no-lsd", "", GET, "do not find peers on the local network (LSD)"),
     row("", "memory", "SIZE", GET, MEMORY),
     row("", "storage", "HOW", GET | CHECK, "file access: auto, map or io"),
-    row("", "no-sandbox", "", GET, "give up no privileges"),
+    row("", "no-sandbox", "", GET, "do not confine the process to its folders"),
     row("", "lane", "HOW", GET, "way of blocks to disk: auto, direct, gather, scratch"),
     row("", "json", "", ALL, "JSON on standard output: a line per event, or one\nobject from show and check"),
     row("q", "quiet", "", ALL, "no progress; only errors"),

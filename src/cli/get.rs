@@ -22,6 +22,7 @@
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 
 use super::args::{Common, Get, HostPort};
+use super::confine::{self, Needs};
 use super::json::{self, Line};
 use super::load::{self, Loaded};
 use super::signals::{self, Source, Wish};
@@ -123,10 +124,18 @@ pub(super) fn get(opts: &Get, common: &Common) -> Result<u8, Failure> {
     let (loaded, mut code) = load_all(opts, common)?;
     let peers = resolve(&opts.peers, opts.bind.is_empty() && opts.device.is_none())?;
     let blocked = load::blocklists(&opts.blocklists)?;
-    let mut lp = Loop::new(config(opts)).map_err(|e| Failure::new(code_of(&e), escape(&e.to_string())))?;
-    let signals =
-        Source::new(&mut lp).map_err(|e| Failure::new(exit::ERROR, format!("cannot watch for signals: {e}")))?;
-    super::confine::confine(opts.sandbox);
+    let config = config(opts);
+    let ignored = signals::ignored();
+    let hashes = loaded.iter().map(|loaded| match loaded {
+        Loaded::Torrent(meta) => meta.info_hash,
+        Loaded::Magnet(magnet) => magnet.info_hash,
+    });
+    let known = |h: InfoHash| confine::is_known(config.state_dir.as_deref(), &h.to_string());
+    let known = hashes.flatten().all(known);
+    confine::confine(opts.sandbox, &Needs { dir: &opts.dir, state: config.state_dir.as_deref(), known });
+    let mut lp = Loop::new(config).map_err(|e| Failure::new(code_of(&e), escape(&e.to_string())))?;
+    let signals = Source::new(&mut lp, ignored)
+        .map_err(|e| Failure::new(exit::ERROR, format!("cannot watch for signals: {e}")))?;
     lp.command(|s, now| s.set_blocklist(now, blocked));
     let start = lp.now();
     let abilities = term::abilities();
@@ -668,26 +677,30 @@ impl Run<'_> {
             .with("sync_errors", s.sync_errors)
             .with("banned", s.banned);
         let line = line.with("turned_away", s.turned_away).with("evicted", s.evicted).with("breaches", s.breaches);
+        let line = line.with("stuck", s.stuck).with("exhausted", s.exhausted).with("alerts_lost", s.alerts_lost);
         let line = line.with("requests_in", s.requests_in).with("requests_over", s.requests_over);
         let line = line.with("turns", turns.count()).with("turn_p50_us", us(turns.quantile(0.5)));
         let line = line.with("turn_p999_us", us(turns.quantile(0.999))).with("turn_max_us", us(turns.longest()));
-        self.send(line);
+        self.send(line.with("turn_log2_us", turns.buckets()));
     }
 
     /// The same for people, on `USR1`.
     fn say_stats(&self) {
         let (s, turns) = (self.lp.session().stats(self.now), self.lp.turn_times());
         term::print(&format!(
-            "{} wasted, {} bad pieces, {} failed syncs, {} banned, {} broke the protocol, {} turned away, {} evicted, \
-             {} requests over the limit; {} turns, 99.9 % within {:?}, longest {:?}",
+            "{} wasted, {} bad pieces, {} failed syncs, {} banned, {} broke the protocol, {} did not read, \
+             {} turned away, {} evicted, {} requests over the limit, {} times out of sockets; \
+             {} turns, 99.9 % within {:?}, longest {:?}",
             progress::bytes(s.wasted),
             s.pieces_failed,
             s.sync_errors,
             s.banned,
             s.breaches,
+            s.stuck,
             s.turned_away,
             s.evicted,
             s.requests_over,
+            s.exhausted,
             turns.count(),
             turns.quantile(0.999),
             turns.longest()

@@ -19,8 +19,8 @@
 //! | `progress` | `state` `downloaded` `uploaded` `wasted` `have` `durable` `size` `percent` |
 //! | | `rate_down` `rate_up` `peers` `seeds` `eta` `ratio`; once a second, and at the end |
 //! | `stats` | `peers` `half_open` `wasted` `pieces_failed` `sync_errors` `banned` `turned_away` `evicted` |
-//! | | `breaches` `requests_in` `requests_over` `turns` `turn_p50_us` `turn_p999_us` `turn_max_us`: all torrents |
-//! | | together, as often as `progress` |
+//! | | `breaches` `stuck` `exhausted` `alerts_lost` `requests_in` `requests_over` `turns` `turn_p50_us` |
+//! | | `turn_p999_us` `turn_max_us` `turn_log2_us`: all torrents together, as often as `progress` |
 //! | `piece`, `file` | `piece`, `file`: it is complete and verified |
 //! | `peer` | `what` (`connected` or `closed`) `addr`, then `client` `incoming`, or `why` |
 //! | `tracker` | `url` `ok`, then `peers` `seeders` `leechers` `interval` `warning`, or `error` |
@@ -31,9 +31,13 @@
 //! `downloaded` and `uploaded` count this run, `ratio` the torrent's whole life; `size` of a
 //! `progress` or `done` is that of the selected files.
 //!
+//! Characters that could drive a terminal, or disguise what is shown on one, are written as `\u` escapes.
+//!
 //! A reader that is slow slows the transfer down: lines are never dropped. A reader that has gone
 //! ends the command.
 
+use std::borrow::Cow;
+use std::fmt::Write as _;
 use std::io::{self, Write};
 
 use serde_json::Value;
@@ -53,7 +57,7 @@ impl Line {
 
     /// Adds a field.
     pub(super) fn with(mut self, name: &str, value: impl Into<Value>) -> Self {
-        self.0.push_str(&format!(",\"{name}\":{}", value.into()));
+        self.0.push_str(&format!(",\"{name}\":{}", plain(&value.into().to_string())));
         self
     }
 
@@ -76,7 +80,23 @@ impl Line {
 
 /// A string as JSON.
 pub(super) fn quoted(text: &str) -> String {
-    Value::from(text).to_string()
+    plain(&Value::from(text).to_string()).into_owned()
+}
+
+/// JSON with every character escaped that could drive a terminal: outside of strings there are none.
+pub(super) fn plain(json: &str) -> Cow<'_, str> {
+    if !json.contains(super::unsafe_to_show) {
+        return Cow::Borrowed(json);
+    }
+    let mut out = String::with_capacity(json.len() + 16);
+    for c in json.chars() {
+        if super::unsafe_to_show(c) {
+            c.encode_utf16(&mut [0; 2]).iter().for_each(|unit| _ = write!(out, "\\u{unit:04x}"));
+        } else {
+            out.push(c);
+        }
+    }
+    Cow::Owned(out)
 }
 
 /// A number of seconds or a ratio, to three decimals.
@@ -114,6 +134,17 @@ pub(super) fn progress(line: Line, s: &Status, (downloaded, uploaded): (u64, u64
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_line_drives_a_terminal() {
+        let nasty = "\u{9b}31m\u{7f}\u{202e}\u{200b}\u{e0041}\u{1b}]é漢";
+        let text = Line::new(0.0, "e", None).with("name", nasty).text();
+        assert!(!text.contains(super::super::unsafe_to_show), "{text:?}");
+        assert!(text.contains("é漢") && text.contains("\\udb40\\udc41"), "{text}");
+        let back: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(back["name"], nasty);
+        assert_eq!(serde_json::from_str::<Value>(&quoted(nasty)).unwrap(), nasty);
+    }
 
     #[test]
     fn a_line_is_one_line_of_json() {

@@ -15,7 +15,7 @@
 //! load      TORRENT -> Metainfo or Magnet, with the exit code of each way to fail
 //! metadata  magnet links: names of peers, and the .torrent that is made of one
 //! get       the download: driver loop, alerts, exit
-//!   confine   privileges that are given up
+//!   confine   privileges that are given up; landlock: file access, the system calls
 //!   signals   INT TERM HUP USR1 WINCH TSTP CONT -> the loop
 //!   progress  statuses -> lines of text, pure
 //!   term      the terminal: its size, the block of lines that is redrawn
@@ -38,6 +38,8 @@ mod check;
 mod confine;
 mod get;
 mod json;
+#[cfg(any(target_os = "linux", target_os = "android"))]
+mod landlock;
 mod load;
 mod logging;
 mod memory;

@@ -5,6 +5,7 @@
 //! comments are a stranger's bytes on the reader's terminal. As JSON, for programs: one object.
 //! Version 2 torrents are shown too, although they cannot be downloaded.
 
+use super::{escape, json::plain};
 use crate::config::limits;
 use crate::metainfo::magnet::{Magnet, MagnetError};
 use crate::metainfo::{Metainfo, MetainfoError};
@@ -117,8 +118,7 @@ fn magnet_json(m: &Magnet, out: &mut dyn Write) -> io::Result<()> {
         "peers": m.peers.iter().map(host_port).collect::<Vec<_>>(),
         "select": if m.select.is_empty() { None } else { Some(ranges(&m.select)) },
     });
-    serde_json::to_writer(&mut *out, &object)?;
-    writeln!(out)
+    writeln!(out, "{}", plain(&object.to_string()))
 }
 
 fn magnet_text(m: &Magnet, out: &mut dyn Write) -> io::Result<()> {
@@ -172,8 +172,7 @@ fn write_json(t: &Metainfo, out: &mut dyn Write) -> io::Result<()> {
         "created_by": t.created_by,
         "creation_date": t.creation_date,
     });
-    serde_json::to_writer(&mut *out, &object)?;
-    writeln!(out)
+    writeln!(out, "{}", plain(&object.to_string()))
 }
 
 fn write_text(t: &Metainfo, out: &mut dyn Write) -> io::Result<()> {
@@ -215,19 +214,6 @@ fn write_text(t: &Metainfo, out: &mut dyn Write) -> io::Result<()> {
         writeln!(out, "  {:>width$}  {}", f.len, escape(&f.path))?;
     }
     Ok(())
-}
-
-/// Escapes what a terminal would act upon: control characters and marks of text direction.
-fn escape(text: &str) -> String {
-    let acts = |c: char| {
-        c.is_control()
-            || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-    };
-    let mut safe = String::with_capacity(text.len());
-    for c in text.chars() {
-        if acts(c) { safe.extend(c.escape_default()) } else { safe.push(c) }
-    }
-    safe
 }
 
 /// A size in bytes, and from a kibibyte on also in a unit one can read.

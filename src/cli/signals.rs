@@ -38,12 +38,11 @@ pub(super) struct Source {
 }
 
 impl Source {
-    /// Installs the handlers.
+    /// Installs the handlers. `ignored` is what [`ignored`] has found.
     ///
     /// # Errors
     /// The system refuses a handler or the pipe behind it.
-    pub(super) fn new(lp: &mut Loop) -> io::Result<Self> {
-        let ignored = std::fs::read_to_string("/proc/self/status").map_or(0, |status| ignored(&status));
+    pub(super) fn new(lp: &mut Loop, ignored: u64) -> io::Result<Self> {
         let stays = |signal: &c_int| matches!(*signal, SIGHUP | SIGTSTP) && ignored >> (signal - 1) & 1 == 1;
         let wanted = [SIGINT, SIGTERM, SIGHUP, SIGUSR1, SIGWINCH, SIGTSTP, SIGCONT];
         let mut signals = Signals::new(wanted.into_iter().filter(|s| !stays(s)))?;
@@ -73,8 +72,13 @@ pub(super) fn suspend() {
     let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::STOP);
 }
 
-/// The set of ignored signals from `/proc/self/status`: bit n - 1 is signal n.
-fn ignored(status: &str) -> u64 {
+/// The signals that are ignored now: bit n - 1 is signal n. To be asked before file access is given up.
+pub(super) fn ignored() -> u64 {
+    std::fs::read_to_string("/proc/self/status").map_or(0, |status| ignored_of(&status))
+}
+
+/// The same from the text of `/proc/self/status`.
+fn ignored_of(status: &str) -> u64 {
     let line = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     line.and_then(|set| u64::from_str_radix(set.trim(), 16).ok()).unwrap_or(0)
 }
@@ -85,9 +89,9 @@ mod tests {
 
     #[test]
     fn ignored_signals_are_read_from_the_status_file() {
-        let set = ignored("Name:\tx\nSigBlk:\t0000000000000002\nSigIgn:\t0000000000001001\nSigCgt:\t0\n");
+        let set = ignored_of("Name:\tx\nSigBlk:\t0000000000000002\nSigIgn:\t0000000000001001\nSigCgt:\t0\n");
         assert_eq!(set, 0x1001);
         assert_eq!(set >> (SIGHUP - 1) & 1, 1);
-        assert_eq!(ignored("nothing"), 0);
+        assert_eq!(ignored_of("nothing"), 0);
     }
 }

@@ -587,6 +587,14 @@ mod tests {
 
     #[test]
     fn heads_have_a_limit() {
+        let fits = |n: usize| {
+            let start = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nX: ";
+            let head = [&start[..], &vec![b'a'; n - start.len() - 4], b"\r\n\r\n"].concat();
+            assert_eq!(head.len(), n);
+            whole(&head).0
+        };
+        assert!(fits(limits::HTTP_HEAD).is_ok(), "as long as it may be");
+        assert_eq!(fits(limits::HTTP_HEAD + 1), Err(HttpError::HeadTooLong));
         let endless = [b"HTTP/1.1 200 OK\r\nX: ".as_slice(), &vec![b'a'; limits::HTTP_HEAD]].concat();
         assert_eq!(whole(&endless).0, Err(HttpError::HeadTooLong));
         let many = [b"HTTP/1.1 200 OK\r\n".as_slice(), &b"a:b\r\n".repeat(200), b"\r\n"].concat();

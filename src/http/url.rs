@@ -373,6 +373,9 @@ mod tests {
         ] {
             assert_eq!(Url::parse(text), Err(want), "{text:?}");
         }
+        let full = format!("http://h/{}", "x".repeat(limits::URL - "http://h/".len()));
+        assert!(Url::parse(&full).is_ok(), "as long as it may be");
+        assert_eq!(Url::parse(&(full.clone() + "x")), Err(UrlError::TooLong(full.len() + 1)));
         let long = format!("http://h/{}", "x".repeat(limits::URL));
         assert_eq!(Url::parse(&long), Err(UrlError::TooLong(long.len())));
     }

@@ -291,6 +291,12 @@ mod tests {
         let got = path("t", &deep);
         assert_eq!(got.split('/').count(), limits::PATH_DEPTH);
         assert!(got.ends_with("/d/file"));
+        for (len, kept) in [(limits::PATH_COMPONENT, 255), (limits::PATH_COMPONENT + 1, 255)] {
+            assert_eq!(path("t", &[&vec![b'y'; len]]), format!("t/{}", "y".repeat(kept)), "{len}");
+        }
+        for (deep, kept) in [(limits::PATH_DEPTH - 1, limits::PATH_DEPTH), (limits::PATH_DEPTH, limits::PATH_DEPTH)] {
+            assert_eq!(path("t", &vec![&b"d"[..]; deep]).split('/').count(), kept, "{deep}");
+        }
         let long = [b'x'; 255];
         let got = path(&"n".repeat(255), &[&long, &long, &long, &long, b"file"]);
         assert_eq!(got.split('/').map(str::len).collect::<Vec<_>>(), [255, 255, 255, 4]);

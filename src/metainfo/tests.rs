@@ -259,6 +259,21 @@ fn limits_hold_at_the_edge() {
     let limit = limits::FILES as u64;
     assert_eq!(no_pieces(limits::FILES + 1), Err(Error::TooMany { what: "files", limit }));
 
+    let tree = |pieces: u64| {
+        let file = format!("d1:nd0:d6:lengthi{}e11:pieces root32:{}eee", pieces * 16_384, "r".repeat(32));
+        let parts = [("name", "1:n"), ("file tree", &*file), ("meta version", "i2e"), ("piece length", "i16384e")];
+        Metainfo::from_info(&info(&parts))
+    };
+    assert!(tree(limits::PIECES.into()).is_ok(), "as many pieces as there may be");
+    let limit = limits::PIECES.into();
+    assert_eq!(tree(u64::from(limits::PIECES) + 1), Err(Error::TooMany { what: "pieces", limit }));
+
+    let room = limits::TORRENT_FILE - b"d7:comment10485000:".len();
+    let info = info(&[("length", "i1e"), ("name", "1:n"), ("piece length", "i1e"), ("pieces", HASH)]);
+    let comment = room - info.len() - b"4:infoe".len();
+    let full = [format!("d7:comment{comment}:{}4:info", "c".repeat(comment)).as_bytes(), &info, b"e"].concat();
+    assert_eq!(full.len(), limits::TORRENT_FILE);
+    assert!(Metainfo::parse(&full).is_ok(), "as long as it may be");
     // A million hashes make more than TORRENT_FILE, so that this limit comes first.
     let long = vec![b'x'; limits::TORRENT_FILE + 1];
     assert_eq!(Metainfo::parse(&long), Err(Error::Size { got: long.len() }));

@@ -9,10 +9,8 @@ use socket2::Type;
 
 use super::PortChoice;
 use super::bound::Bound;
+use crate::config::limits;
 use crate::error::Error;
-
-/// Connections that wait to be accepted.
-const BACKLOG: i32 = 256;
 
 pub(super) struct Listeners {
     sockets: Vec<TcpListener>,
@@ -90,6 +88,6 @@ fn open_one(addr: SocketAddr, bound: &Bound) -> io::Result<TcpListener> {
     let socket = bound.socket(addr.is_ipv6(), Type::STREAM)?;
     socket.set_reuse_address(true)?;
     socket.bind(&addr.into())?;
-    socket.listen(BACKLOG)?;
+    socket.listen(limits::BACKLOG)?;
     Ok(TcpListener::from_std(socket.into()))
 }

@@ -34,7 +34,7 @@ use mio::event::{Event, Source};
 use mio::{Events, Interest, Poll, Token, Waker};
 
 use crate::api::{Action, Add, Alert, CloseReason, FileStamp, Input};
-use crate::config::Config;
+use crate::config::{Config, limits};
 use crate::error::Error;
 use crate::id::{ConnKey, FileIndex, TorrentKey};
 use crate::pump::{self, Buffers, Outcome};
@@ -77,8 +77,6 @@ const DATAGRAMS: usize = 256;
 const MULTICASTS: usize = 32;
 /// Descriptors ran out: nothing is accepted for so long.
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
-/// Connections accepted in one turn, so that a storm of them does not keep peers waiting.
-const ACCEPTS: usize = 64;
 
 /// The system has no more descriptors, or no memory for a socket.
 fn exhausted(e: &io::Error) -> bool {
@@ -570,7 +568,7 @@ impl Loop {
     }
 
     fn accept_all(&mut self) {
-        for _ in 0..ACCEPTS {
+        for _ in 0..limits::ACCEPTS {
             match self.listeners.accept() {
                 Ok((stream, addr)) => {
                     let Some(conn) = self.session.accept(self.now, addr) else { continue };

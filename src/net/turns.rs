@@ -26,6 +26,12 @@ impl TurnTimes {
         self.longest = self.longest.max(took);
     }
 
+    /// Turns by their length: entry *n* counts those of less than 2^*n* microseconds that no entry before it counts.
+    pub fn buckets(&self) -> &[u64] {
+        let used = self.buckets.iter().rposition(|n| *n > 0).map_or(0, |last| last + 1);
+        &self.buckets[..used]
+    }
+
     /// Turns taken.
     pub fn count(&self) -> u64 {
         self.count
@@ -64,6 +70,7 @@ mod tests {
         assert_eq!(t.quantile(0.999), Duration::from_micros(128));
         assert_eq!(t.quantile(0.9999), Duration::from_millis(50));
         assert_eq!((t.count(), t.longest()), (1000, Duration::from_millis(50)));
+        assert_eq!((t.buckets()[7], t.buckets()[16], t.buckets().len()), (999, 1, 17));
         t.add(Duration::from_secs(9999));
         assert_eq!(t.quantile(1.0), Duration::from_secs(1 << 26).min(Duration::from_micros(1 << 26)));
     }

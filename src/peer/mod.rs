@@ -175,6 +175,8 @@ pub struct Trade {
     pub granted: Vec<PieceIndex>,
     /// Blocks served from the allowed-fast set.
     pub granted_blocks: u32,
+    /// Requests of it that were not served because we choke it, since we last unchoked it.
+    pub rejects: u32,
     /// Pieces it suggests (BEP 6).
     pub suggested: Vec<PieceIndex>,
     /// Pieces of the info dictionary it waits for (BEP 9).
@@ -243,6 +245,7 @@ impl Trade {
         allowed: Vec::new(),
         granted: Vec::new(),
         granted_blocks: 0,
+        rejects: 0,
         suggested: Vec::new(),
         info_wanted: VecDeque::new(),
         info_given: 0,

@@ -17,8 +17,6 @@ use crate::time::Instant;
 use crate::torrent::Torrent;
 use crate::wire::{self, Event, Handshake, HandshakeEvent, PIECE_HEADER_LEN};
 
-/// Payload that is moved to a peer's outbox ahead of its socket.
-const OUTBOX_PAYLOAD: u64 = 1 << 20;
 /// Pieces of the info dictionary are moved to a peer's outbox while less than this waits there.
 const OUTBOX_INFO: usize = 32 << 10;
 
@@ -126,6 +124,7 @@ impl Session {
                 Step::Gone => used = input.len(),
             }
         }
+        self.relieve(now, conn);
         self.kick(now, conn);
         if !self.dht_nodes.is_empty() {
             self.drive_dht(now);
@@ -171,7 +170,7 @@ impl Session {
             peer.decoder = decoder;
             // Whatever it is that makes us answer: one that reads none of the answers is not worth the memory.
             if verdict.is_ok() && peer.is_stuck() {
-                verdict = Err(CloseReason::Protocol("asks for more answers than it reads".to_owned()));
+                verdict = Err(CloseReason::Stuck);
             }
         }
         if let Err(why) = verdict {
@@ -336,7 +335,7 @@ impl Session {
         }
         let limited = self.up.rate().is_some();
         while let Some(block) = p.trade.serving.front().copied() {
-            if p.outbox.payload_len() >= OUTBOX_PAYLOAD {
+            if p.outbox.payload_len() >= limits::OUTBOX_PAYLOAD {
                 break;
             }
             if limited && (!self.up_turns.may(now, conn) || self.up.available(now) == 0) {

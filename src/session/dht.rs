@@ -14,8 +14,8 @@
 
 use std::net::SocketAddr;
 
-use super::trackers::DATAGRAMS;
 use super::{Action, Session, cx};
+use crate::config::limits;
 use crate::dht::{Counts, Dht, Event};
 use crate::id::TorrentKey;
 use crate::session::timers::Timer;
@@ -113,7 +113,7 @@ impl Session {
         }
         while let Some(datagram) = node.poll_datagram() {
             // A node that is blocked is one that does not answer.
-            if self.datagrams.len() < DATAGRAMS && !self.blocklist.contains(datagram.0.ip()) {
+            if self.datagrams.len() < limits::DATAGRAMS && !self.blocklist.contains(datagram.0.ip()) {
                 self.datagrams.push_back(datagram);
             }
         }

@@ -17,7 +17,7 @@ impl Session {
     /// # Panics
     /// If the session has a bug. O(everything): for tests, the simulator and debug builds.
     pub fn invariants(&self) {
-        let (mut live, mut strangers, mut dialled, mut waiting) = (0, 0, 0, 0);
+        let (mut live, mut strangers, mut dialled, mut waiting, mut held) = (0, 0, 0, 0, 0);
         for (_, conn) in self.conns.iter() {
             let Conn::Peer(p) = conn else { continue };
             assert!(p.torrent.is_none_or(|t| self.torrents.get(t).is_some()), "a peer of no torrent: {}", p.addr);
@@ -29,12 +29,14 @@ impl Session {
             assert!(p.trade.serving.len() <= limits::REQUESTS_IN, "{} requests in", p.trade.serving.len());
             let control = p.outbox.control_len();
             assert!(control <= 2 * limits::OUTBOX, "{control} control bytes wait for {}", p.addr);
+            held += control;
             if p.is_live() {
                 let t = p.torrent.and_then(|k| self.torrents.get(k)).expect("a live peer has a torrent");
                 assert_eq!(p.have.len(), if t.is_active() { t.layout.pieces() } else { 0 });
                 assert!(p.trade.info_wanted.len() <= limits::METADATA_REQUESTS);
             }
         }
+        assert!(held <= limits::OUTBOX_TOTAL + limits::OUTBOX, "{held} control bytes wait");
         assert_eq!(self.stats.peers, live);
         assert_eq!(self.stats.half_open, dialled);
         assert_eq!(self.strangers, strangers);

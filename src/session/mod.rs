@@ -398,7 +398,8 @@ impl Session {
     /// Totals.
     pub fn stats(&self, now: Instant) -> Stats {
         let wasted = self.torrents.iter().map(|(_, t)| t.wasted()).sum();
-        Stats { rate_down: self.rates.0.get(now), rate_up: self.rates.1.get(now), wasted, ..self.stats }
+        let (rate_down, rate_up) = (self.rates.0.get(now), self.rates.1.get(now));
+        Stats { rate_down, rate_up, wasted, alerts_lost: self.alerts.lost(), ..self.stats }
     }
 
     /// Our public address in one family, as most trackers see it (BEP 24).

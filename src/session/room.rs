@@ -18,7 +18,7 @@
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 
 use super::{CloseReason, Session};
 use crate::config::limits;
@@ -26,16 +26,10 @@ use crate::id::{ConnKey, TorrentKey};
 use crate::peer::priority::canonical;
 use crate::peer::{Conn, Peer};
 use crate::time::Instant;
+use crate::torrent::swarm;
 
-/// The part of an address that one host cannot change at will.
-pub(super) fn network(addr: &SocketAddr) -> IpAddr {
-    match addr.ip().to_canonical() {
-        IpAddr::V6(ip) => {
-            let [a, b, c, d, ..] = ip.segments();
-            IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
-        }
-        v4 => v4,
-    }
+fn network(addr: &SocketAddr) -> IpAddr {
+    swarm::network(addr.ip())
 }
 
 impl Session {
@@ -61,7 +55,24 @@ impl Session {
     /// The driver has no more sockets: closes the connection that is missed least. False when there is
     /// none to be missed so little.
     pub fn shed(&mut self, now: Instant) -> bool {
+        self.stats.exhausted += 1;
         self.drop_stranger(now, None) || self.drop_peer(now, None, None)
+    }
+
+    /// Much waits for `conn`, which does not read it. While more waits for all peers together than may, the one goes
+    /// that lets most of it wait.
+    pub(super) fn relieve(&mut self, now: Instant, conn: ConnKey) {
+        let held = |c: &Conn| c.peer().map_or(0, |p| p.outbox.control_len());
+        // Who is within its share is no reason to look at the others.
+        if self.conns.get(conn).map_or(0, held) < limits::OUTBOX_TOTAL / self.config.max_peers.max(1) {
+            return;
+        }
+        let mut total: usize = self.conns.iter().map(|(_, c)| held(c)).sum();
+        while total > limits::OUTBOX_TOTAL {
+            let Some((most, worst)) = self.conns.iter().map(|(k, c)| (held(c), k)).max() else { return };
+            total -= most;
+            self.close(now, worst, CloseReason::Stuck);
+        }
     }
 
     /// Closes the oldest stranger of the network that has the most, `newcomer` counted.

@@ -19,8 +19,6 @@ use crate::torrent::lookup_id;
 use crate::tracker::http::Progress;
 use crate::tracker::{Ask, Event, Reply, TrackerError};
 
-/// Datagrams that wait for the driver; more are lost, as on any network.
-pub(super) const DATAGRAMS: usize = 1024;
 /// A tracker that has further addresses gets so many datagrams at one of them.
 const PATIENCE: u32 = 2;
 
@@ -155,7 +153,7 @@ impl Session {
         let Some(Conn::Tracker(t)) = self.conns.get_mut(conn) else { return };
         let Transport::Udp(udp) = &mut t.transport else { return };
         let mut data = Vec::new();
-        if udp.poll(now, &mut self.ids, &mut data) && self.datagrams.len() < DATAGRAMS {
+        if udp.poll(now, &mut self.ids, &mut data) && self.datagrams.len() < limits::DATAGRAMS {
             self.datagrams.push_back((udp.to(), data));
         }
         self.arm_conn(now, conn);

@@ -13,6 +13,7 @@
 use super::exchange::{Verdict, breach};
 use super::picker::{Pick, Speed, Taken};
 use super::*;
+use crate::config::limits;
 use crate::id::BLOCK_LEN;
 use crate::peer::{Asked, Receiving};
 use crate::wire::{Ext, Message};
@@ -21,8 +22,6 @@ use crate::wire::{Ext, Message};
 const STALLED: Duration = Duration::from_secs(2);
 /// Pause before asking a peer again that has refused a request.
 const HOLD: Duration = Duration::from_secs(1);
-/// Blocks that nobody asked for until the peer is closed.
-const UNASKED_MAX: u32 = 32;
 /// A torrent that has become complete is saved after this.
 const SAVE_COMPLETE: Duration = Duration::from_secs(1);
 
@@ -134,8 +133,8 @@ impl Torrent {
         let asked = peer.trade.asked.front().is_some_and(|a| a.block == block) || peer.has_asked(&block);
         if !asked && peer.trade.withdrawn == 0 {
             peer.trade.unasked += 1;
-            if peer.trade.unasked > UNASKED_MAX {
-                return Err(breach(format!("{UNASKED_MAX} blocks that nobody asked for")));
+            if peer.trade.unasked > limits::UNASKED {
+                return Err(breach(format!("{} blocks that nobody asked for", limits::UNASKED)));
             }
         }
         let expected = asked || peer.trade.withdrawn > 0;
@@ -220,7 +219,7 @@ impl Torrent {
             piece,
             expected: self.meta.hashes[piece.idx()],
             at_rest: false,
-            blocks: self.suspects.contains_key(&piece),
+            blocks: self.suspects.contains(piece),
         });
     }
 
@@ -322,9 +321,8 @@ impl Torrent {
         if let ([only], false) = (&senders[..], strays) {
             self.ban(cx, *only);
         } else if let Some(digests) = blocks {
-            let suspects =
-                sent.iter().zip(digests).map(|(tag, d)| (tag.unwrap_or(PeerTag::new(u32::MAX)), *d)).collect();
-            self.suspects.insert(piece, suspects);
+            let of = |(tag, d): (&Option<PeerTag>, &[u8; 20])| (tag.unwrap_or(PeerTag::new(u32::MAX)), *d);
+            self.suspects.insert(piece, sent.iter().zip(digests).map(of).collect());
         }
         if senders.len() > 1 {
             self.picker.fetch_alone(piece);
@@ -355,7 +353,7 @@ impl Torrent {
 
     /// The piece has passed: whoever sent another block the last time lied.
     fn convict(&mut self, cx: &mut Cx<'_>, piece: PieceIndex, blocks: Option<&[[u8; 20]]>) {
-        let Some(suspects) = self.suspects.remove(&piece) else { return };
+        let Some(suspects) = self.suspects.remove(piece) else { return };
         let Some(good) = blocks else { return };
         let mut guilty: Vec<_> =
             suspects.iter().zip(good).filter(|((_, was), is)| was != *is).map(|((t, _), _)| *t).collect();
@@ -375,10 +373,10 @@ impl Torrent {
         log::warn!("peer {addr}: banned for bad data");
         cx.stats.banned += 1;
         cx.alerts.push_back(Alert::PeerBanned { torrent: self.key, addr });
-        // By host: the connection may go by another of its addresses by now.
-        let host = addr.ip();
+        // By network: the connection may go by another of its addresses by now.
+        let host = swarm::network(addr.ip());
         let there =
-            |c: &ConnKey| cx.conns.get(*c).and_then(Conn::peer).is_some_and(|p| p.addr.ip().to_canonical() == host);
+            |c: &ConnKey| cx.conns.get(*c).and_then(Conn::peer).is_some_and(|p| swarm::network(p.addr.ip()) == host);
         let guilty: Vec<_> = self.peers.iter().copied().filter(there).collect();
         for conn in guilty {
             self.close(cx, conn, CloseReason::Banned);

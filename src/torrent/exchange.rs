@@ -10,11 +10,6 @@ use std::net::SocketAddr;
 use crate::config::limits;
 use crate::wire::{self, Ext, ExtHandshake, Handshake, Message};
 
-/// Suggested pieces that are remembered (BEP 6).
-const SUGGESTED_MAX: usize = 16;
-/// Allowed-fast pieces that are remembered (BEP 6).
-const ALLOWED_MAX: usize = 64;
-
 /// What we call ourselves to peers (BEP 10 `v`).
 const CLIENT: &str = concat!("btmio ", env!("CARGO_PKG_VERSION"));
 
@@ -189,7 +184,12 @@ impl Torrent {
         log::debug!("peer {}: closed: {why}", peer.addr);
         let live = peer.is_live();
         cx.stats.requests_in -= peer.trade.serving.len();
-        cx.stats.breaches += u64::from(matches!(why, CloseReason::Protocol(_)));
+        match why {
+            CloseReason::Protocol(_) => cx.stats.breaches += 1,
+            CloseReason::Stuck => cx.stats.stuck += 1,
+            CloseReason::Exhausted(_) => cx.stats.exhausted += 1,
+            _ => {}
+        }
         if live {
             self.peers.retain(|c| *c != conn);
             cx.stats.peers -= 1;
@@ -415,7 +415,7 @@ impl Torrent {
     fn on_suggest(&mut self, cx: &mut Cx<'_>, conn: ConnKey, piece: PieceIndex) -> Verdict {
         let known = piece.get() < self.layout.pieces();
         let Some(peer) = cx.peer(conn) else { return Ok(()) };
-        if known && peer.trade.suggested.len() < SUGGESTED_MAX && !peer.trade.suggested.contains(&piece) {
+        if known && peer.trade.suggested.len() < limits::SUGGESTED && !peer.trade.suggested.contains(&piece) {
             peer.trade.suggested.push(piece);
         }
         Ok(())
@@ -424,7 +424,7 @@ impl Torrent {
     fn on_allowed_fast(&mut self, cx: &mut Cx<'_>, conn: ConnKey, piece: PieceIndex) -> Verdict {
         let known = piece.get() < self.layout.pieces();
         let Some(peer) = cx.peer(conn) else { return Ok(()) };
-        if known && peer.trade.allowed.len() < ALLOWED_MAX && !peer.trade.allowed.contains(&piece) {
+        if known && peer.trade.allowed.len() < limits::ALLOWED_FAST_IN && !peer.trade.allowed.contains(&piece) {
             peer.trade.allowed.push(piece);
             self.request_more(cx, conn);
         }

@@ -31,9 +31,9 @@ pub mod picker;
 mod resume;
 mod retry;
 mod serve;
+mod suspects;
 pub mod swarm;
 
-use std::collections::BTreeMap;
 use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -55,6 +55,7 @@ use fetch::Fetch;
 use layout::Layout;
 use picker::{BlockRef, Picker, Priority};
 use resume::Record;
+use suspects::Suspects;
 use swarm::{Source, Swarm};
 
 /// Pause after the system had no socket for an attempt to connect.
@@ -164,7 +165,7 @@ pub struct Torrent {
     /// Unverified pieces of each file; 0 is a complete file.
     missing: Vec<u32>,
     /// Digests of the blocks of pieces that failed, with who sent each: to be compared when the piece passes.
-    suspects: BTreeMap<PieceIndex, Vec<(PeerTag, [u8; 20])>>,
+    suspects: Suspects,
     /// Blocks lie in a piece in other lengths than 16 KiB at pad files: see `wire_block`.
     pads: bool,
     connecting: usize,
@@ -223,7 +224,7 @@ impl Torrent {
             ranges: add.select,
             metadata_only: add.metadata_only,
             missing: Vec::new(),
-            suspects: BTreeMap::new(),
+            suspects: Suspects::default(),
             pads: false,
             connecting: 0,
             dial_after: Instant::ZERO,

@@ -30,6 +30,12 @@ impl Torrent {
             peer.trade.granted_blocks += 1;
             serve = peer.trade.granted_blocks <= 2 * per_piece * limits::ALLOWED_FAST as u32;
         }
+        if !serve && peer.choking {
+            peer.trade.rejects += 1;
+            if peer.trade.rejects > limits::REJECTS {
+                return Err(breach(format!("{} requests while choked", limits::REJECTS)));
+            }
+        }
         if serve {
             peer.trade.serving.push_back(block);
             cx.stats.requests_in += 1;
@@ -81,7 +87,7 @@ impl Torrent {
         let stuck: Vec<_> = peers.iter().filter(|c| stuck(c)).map(|c| c.conn).collect();
         for conn in stuck {
             peers.retain(|c| c.conn != conn);
-            self.close(cx, conn, breach("reads nothing"));
+            self.close(cx, conn, CloseReason::Stuck);
         }
         let decisions = self.choker.rechoke(now, seeding, cx.config.unchoke_slots, &mut peers, cx.rng);
         for d in decisions {
@@ -103,6 +109,7 @@ impl Torrent {
             p.optimistic = optimistic;
             p.trade.unchoked_at = now;
             p.trade.given_since_unchoke = 0;
+            p.trade.rejects = 0;
             cx.send(conn, &Message::Unchoke);
         }
     }

@@ -9,8 +9,8 @@
 //!
 //! It opens no connections and counts none; `torrent` asks it for the next address to dial.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use crate::config::limits;
 use crate::id::{ConnKey, PeerTag};
@@ -91,8 +91,21 @@ pub struct Swarm {
     born: u32,
     by_addr: BTreeMap<SocketAddr, PeerTag>,
     due: BTreeSet<(Instant, PeerTag)>,
-    /// Banned for bad data: by host, since a port is easily changed.
+    /// Banned for bad data: by [`network`], since a port is easily changed, and so is the rest of an IPv6 address.
     banned: BTreeSet<IpAddr>,
+    /// The same, in the order of their bans.
+    bans: VecDeque<IpAddr>,
+}
+
+/// The part of an address that one host cannot change at will: an IPv4 address, or 64 bits of an IPv6 one.
+pub(crate) fn network(ip: IpAddr) -> IpAddr {
+    match ip.to_canonical() {
+        IpAddr::V6(ip) => {
+            let [a, b, c, d, ..] = ip.segments();
+            IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
+        }
+        v4 => v4,
+    }
 }
 
 /// An IPv4 address that came as `::ffff:a.b.c.d` is that IPv4 address.
@@ -101,7 +114,7 @@ pub fn normal(addr: SocketAddr) -> SocketAddr {
 }
 
 /// The part of an address that is one neighbourhood: 24 bits of an IPv4 one, 48 of an IPv6 one.
-fn network(ip: IpAddr) -> IpAddr {
+fn neighbourhood(ip: IpAddr) -> IpAddr {
     match ip.to_canonical() {
         IpAddr::V4(ip) => {
             let [a, b, c, _] = ip.octets();
@@ -143,6 +156,7 @@ impl Swarm {
             by_addr: BTreeMap::new(),
             due: BTreeSet::new(),
             banned: BTreeSet::new(),
+            bans: VecDeque::new(),
         }
     }
 
@@ -154,7 +168,7 @@ impl Swarm {
     /// Learns an address that accepts connections. False when it is refused or known already.
     pub fn add(&mut self, now: Instant, addr: SocketAddr, source: Source) -> bool {
         let addr = normal(addr);
-        if bogus(&addr) || self.banned.contains(&addr.ip()) {
+        if bogus(&addr) || self.is_banned(&addr) {
             return false;
         }
         if let Some(&tag) = self.by_addr.get(&addr) {
@@ -178,7 +192,7 @@ impl Swarm {
     /// or there is no room.
     pub fn incoming(&mut self, addr: SocketAddr) -> Option<PeerTag> {
         let addr = normal(addr);
-        if self.banned.contains(&addr.ip()) {
+        if self.is_banned(&addr) {
             return None;
         }
         match self.by_addr.get(&addr) {
@@ -234,11 +248,11 @@ impl Swarm {
 
     /// Another address of its network may be remembered on hearsay.
     pub fn has_room_for_hearsay(&self, addr: &SocketAddr) -> bool {
-        let (host, net) = (addr.ip().to_canonical(), network(addr.ip()));
+        let (host, net) = (addr.ip().to_canonical(), neighbourhood(addr.ip()));
         let unproven = || self.known.iter().map(|(_, k)| k).filter(|k| k.source.is_hearsay() && !k.proven);
         let most = if is_local(host) { limits::HEARSAY.1 } else { limits::HEARSAY.0 };
         unproven().filter(|k| k.addr.ip() == host).count() < limits::HEARSAY_HOST
-            && unproven().filter(|k| network(k.addr.ip()) == net).count() < most
+            && unproven().filter(|k| neighbourhood(k.addr.ip()) == net).count() < most
     }
 
     /// The connection to this address.
@@ -403,11 +417,17 @@ impl Swarm {
         }
     }
 
-    /// Never have to do with this host again. Returns its address, unless it is forgotten.
+    /// Never have to do with this host's network again. Returns its address, unless it is forgotten.
     pub fn ban(&mut self, tag: PeerTag) -> Option<SocketAddr> {
         self.bar(tag);
         let addr = self.addr(tag)?;
-        self.banned.insert(addr.ip());
+        let network = network(addr.ip());
+        if self.banned.insert(network) {
+            if self.bans.len() >= limits::BANNED {
+                self.bans.pop_front().map(|oldest| self.banned.remove(&oldest));
+            }
+            self.bans.push_back(network);
+        }
         Some(addr)
     }
 
@@ -423,7 +443,7 @@ impl Swarm {
 
     /// Nothing is to be had to do with this address.
     pub fn is_banned(&self, addr: &SocketAddr) -> bool {
-        self.banned.contains(&addr.ip().to_canonical())
+        self.banned.contains(&network(addr.ip()))
     }
 
     /// The address behind a tag.
@@ -512,6 +532,31 @@ mod tests {
         other_port.set_port(99);
         assert!(!s.add(at(9), other_port, Source::Tracker));
         assert_eq!(s.incoming(other_port), None);
+    }
+
+    #[test]
+    fn a_ban_is_not_dodged_by_another_address_of_the_same_network() {
+        let mut s = Swarm::default();
+        let at6 = |net: u16, host: u16| SocketAddr::from(([0x2001, 0xdb8, 0, net, 0, 0, 0, host], 6881));
+        let tag = s.incoming(at6(1, 1)).expect("let in");
+        s.ban(tag);
+        assert!(s.incoming(at6(1, 2)).is_none() && !s.add(at(0), at6(1, 3), Source::Tracker));
+        assert!(s.incoming(at6(2, 1)).is_some(), "another network");
+        let tag = s.incoming(addr(1)).expect("let in");
+        s.ban(tag);
+        assert!(s.incoming("[::ffff:10.0.0.1]:99".parse().expect("an address")).is_none(), "in another dress");
+    }
+
+    #[test]
+    fn bans_are_bounded_and_the_first_is_forgotten_first() {
+        let mut s = Swarm::default();
+        for i in 0..=limits::BANNED as u16 {
+            let tag = s.incoming(addr(i)).expect("let in");
+            s.ban(tag);
+            assert_eq!(s.banned.len(), (usize::from(i) + 1).min(limits::BANNED));
+        }
+        assert!(!s.is_banned(&addr(0)) && s.is_banned(&addr(1)) && s.is_banned(&addr(limits::BANNED as u16)));
+        assert_eq!(s.bans.len(), limits::BANNED);
     }
 
     #[test]

@@ -406,6 +406,9 @@ mod tests {
         assert_eq!(answer(b"d8:interval"), TrackerError::Http(HttpError::NotHttp));
         assert_eq!(answer(b"HTTP/1.1 304 Same\r\n\r\n"), TrackerError::Status { code: 304 });
         assert!(matches!(answer(b"HTTP/1.1 204 None\r\n\r\n"), TrackerError::BadReply(_)));
+        let body = "d".repeat(limits::TRACKER_BODY);
+        let full = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+        assert!(matches!(answer(full.as_bytes()), TrackerError::BadReply(_)), "read to its end");
         let large = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", limits::TRACKER_BODY + 1);
         assert!(matches!(answer(large.as_bytes()), TrackerError::Http(HttpError::BodyTooLong { .. })));
         for (url, spoken) in [("https://h/", cfg!(feature = "tls")), ("udp://h:1/", false)] {

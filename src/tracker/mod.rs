@@ -116,7 +116,8 @@ pub struct Reply {
     /// Peers, in the order sent, without the impossible (port 0, multicast, 0.0.0.0); at most
     /// [`limits::SWARM`](crate::config::limits::SWARM). Loopback and private addresses are left in.
     pub peers: Vec<SocketAddr>,
-    /// Peers that were given by host name, in the dictionary form only; at most [`reply::MAX_NAMES`].
+    /// Peers that were given by host name, in the dictionary form only; at most
+    /// [`PEER_NAMES`](crate::config::limits::PEER_NAMES).
     pub peer_names: Vec<(String, u16)>,
     /// To be sent with the following announces to this tracker.
     pub tracker_id: Option<Vec<u8>>,

@@ -14,7 +14,7 @@
 //! every address behind the fault would be a stranger. Addresses that cannot be peers are left out
 //! quietly; which of the others to dial is the swarm's business.
 //!
-//! Invariants: at most [`limits::SWARM`] addresses and [`MAX_NAMES`] names come out of a reply of
+//! Invariants: at most [`limits::SWARM`] addresses and [`limits::PEER_NAMES`] names come out of a reply of
 //! any size; texts for the user hold no control characters and are short.
 //!
 //! [BEP 3](https://www.bittorrent.org/beps/bep_0003.html),
@@ -31,8 +31,6 @@ use crate::config::limits;
 use crate::id::InfoHash;
 use crate::time::Duration;
 
-/// Most peers kept that are given by host name.
-pub const MAX_NAMES: usize = 32;
 /// Longest `tracker id` that is sent back.
 const TRACKER_ID: usize = 1024;
 /// Longest text shown to the user, in characters.
@@ -134,7 +132,7 @@ fn read_peers(node: Node<'_, '_>, stride: usize, reply: &mut Reply) -> Result<()
         let Some(host) = peer.get(b"ip").and_then(Node::as_str) else { continue };
         if let Ok(ip) = host.parse::<IpAddr>() {
             push(reply, ip, port);
-        } else if port != 0 && reply.peer_names.len() < MAX_NAMES && is_name(host) {
+        } else if port != 0 && reply.peer_names.len() < limits::PEER_NAMES && is_name(host) {
             reply.peer_names.push((host.to_ascii_lowercase(), port));
         }
     }
@@ -256,7 +254,7 @@ mod tests {
         body.push(b'e');
         assert_eq!(ok(&body).peers.len(), limits::SWARM);
         let names = "d2:ip1:a4:porti1ee".repeat(1000);
-        assert_eq!(ok(format!("d5:peersl{names}ee").as_bytes()).peer_names.len(), MAX_NAMES);
+        assert_eq!(ok(format!("d5:peersl{names}ee").as_bytes()).peer_names.len(), limits::PEER_NAMES);
     }
 
     #[test]

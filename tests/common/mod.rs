@@ -360,6 +360,11 @@ impl Background {
         Self::run(move || Node::with(|c| c.session.up_limit = rate).seeding(&sample, &dir))
     }
 
+    /// Where it listens.
+    pub(crate) fn port(&self) -> u16 {
+        self.addr.port()
+    }
+
     /// As `--peer` takes it.
     pub(crate) fn option(&self) -> String {
         format!("--peer={}", self.addr)

@@ -9,8 +9,8 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::Read;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::io::{self, Read};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
 use std::path::Path;
 
 use crate::time::Duration;
@@ -38,13 +38,21 @@ pub(super) struct Conf {
 /// Names of `hosts`, lower-case.
 pub(super) type Hosts = BTreeMap<String, Vec<IpAddr>>;
 
-/// Reads a file of text; whatever is wrong with it, as empty.
-pub(super) fn read(path: &Path) -> String {
+/// Reads a file of text; whatever is wrong with it, as empty. `None` when it may not be read: a sandbox may have let
+/// us read the one that was there before, which then is the best we have.
+pub(super) fn read(path: &Path) -> Option<String> {
     let mut bytes = Vec::new();
     match File::open(path).and_then(|f| f.take(FILE).read_to_end(&mut bytes)) {
-        Ok(_) => String::from_utf8_lossy(&bytes).into_owned(),
-        Err(_) => String::new(),
+        Ok(_) => Some(String::from_utf8_lossy(&bytes).into_owned()),
+        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => None,
+        Err(_) => Some(String::new()),
     }
+}
+
+/// The number of an interface, which the system tells without a file.
+fn interface(name: &str) -> Option<u32> {
+    let socket = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)).ok()?;
+    rustix::net::netdevice::name_to_index(&socket, name).ok()
 }
 
 /// Reads `hosts`: an address, then the names that mean it.
@@ -104,10 +112,7 @@ fn server(text: &str) -> Option<SocketAddr> {
         return Some(SocketAddr::new(text.parse().ok()?, 53));
     };
     let ip: Ipv6Addr = ip.parse().ok()?;
-    let scope = zone.parse().ok().or_else(|| {
-        let legal = !zone.is_empty() && !zone.contains('/') && !zone.starts_with('.');
-        legal.then(|| read(Path::new(&format!("/sys/class/net/{zone}/ifindex"))))?.trim().parse().ok()
-    })?;
+    let scope = zone.parse().ok().or_else(|| interface(zone))?;
     Some(SocketAddrV6::new(ip, 53, 0, scope).into())
 }
 
@@ -138,12 +143,13 @@ mod tests {
         assert_eq!(c.search, ["lan", "b.c"]);
         assert_eq!((c.timeout, c.attempts), (Duration::from_secs(5), 1));
         assert_eq!(conf("").servers, ["127.0.0.1:53".parse().unwrap()]);
+        assert_eq!(conf("nameserver fe80::1%lo").servers, ["[fe80::1%1]:53".parse().unwrap()], "by its name");
         assert_eq!(conf("nameserver fe80::1%../../x").servers, ["127.0.0.1:53".parse().unwrap()]);
     }
 
     #[test]
     fn missing_files_are_empty() {
-        assert_eq!(read(Path::new("/nonexistent/hosts")), "");
-        assert_eq!(read(Path::new("/")), "");
+        assert_eq!(read(Path::new("/nonexistent/hosts")).as_deref(), Some(""));
+        assert_eq!(read(Path::new("/")).as_deref(), Some(""));
     }
 }

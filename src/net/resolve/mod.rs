@@ -32,6 +32,7 @@ use std::sync::Arc;
 use std::{fmt, io};
 
 use super::bound::Bound;
+use crate::config::limits;
 use crate::rng::{self, Rng};
 use crate::time::{Duration, Instant, earlier};
 use lookup::{Lookup, Outcome};
@@ -42,10 +43,6 @@ pub const PATIENCE: Duration = Duration::from_secs(15);
 pub const GRACE: Duration = Duration::from_secs(1);
 /// How old what was read from the files may be.
 const FRESH: Duration = Duration::from_secs(10);
-/// Names remembered.
-const CACHE: usize = 256;
-/// Lookups waiting for a slot, and askers waiting for one lookup.
-const WAITING: usize = 1024;
 /// Shortest and longest time an answer is remembered, in seconds.
 const TTL: (u32, u32) = (5, 3600);
 /// Longest time that "no such name" is remembered, in seconds.
@@ -204,8 +201,12 @@ impl DnsResolver {
             return;
         }
         self.read_at = Some(now);
-        self.hosts = files::hosts(&files::read(&self.sources.hosts));
-        self.conf = files::conf(&files::read(&self.sources.resolv_conf));
+        if let Some(text) = files::read(&self.sources.hosts) {
+            self.hosts = files::hosts(&text);
+        }
+        if let Some(text) = files::read(&self.sources.resolv_conf) {
+            self.conf = files::conf(&text);
+        }
         if let Some(servers) = self.sources.servers.as_ref().filter(|s| !s.is_empty()) {
             self.conf.servers.clone_from(servers);
         }
@@ -231,7 +232,7 @@ impl DnsResolver {
 
     fn remember(&mut self, now: Instant, host: String, answer: Result<Vec<IpAddr>, ResolveError>, ttl: u32) {
         self.cache.retain(|_, c| now < c.until);
-        if self.cache.len() >= CACHE {
+        if self.cache.len() >= limits::NAMES_CACHED {
             let soonest = self.cache.iter().min_by_key(|(_, c)| c.until).map(|(host, _)| host.clone());
             soonest.and_then(|host| self.cache.remove(&host));
         }
@@ -291,11 +292,11 @@ impl Resolve for DnsResolver {
             self.done.push_back((id, answer));
             return;
         }
-        let room = self.waiting.len() < WAITING;
+        let room = self.waiting.len() < limits::NAMES_WAITING;
         let running = self.slots.iter_mut().flatten().find(|l| l.host() == host).map(Lookup::ids);
         let waiting = self.waiting.iter_mut().find(|w| w.host == host).map(|w| &mut w.ids);
         match running.or(waiting) {
-            Some(ids) if ids.len() < WAITING => ids.push(id),
+            Some(ids) if ids.len() < limits::NAMES_WAITING => ids.push(id),
             None if room => {
                 self.waiting.push_back(Waiting { host, ids: vec![id], until: now + PATIENCE });
                 self.fill_slots(now);

@@ -391,7 +391,7 @@ fn slots_are_shared() {
     assert_eq!(b.answer().1, Err(ResolveError::Timeout));
     assert_eq!(b.answer().1, Err(ResolveError::Timeout));
 
-    for id in 0..WAITING as u64 + 1 {
+    for id in 0..limits::NAMES_WAITING as u64 + 1 {
         b.dns.lookup(b.now, id, &format!("h{id}.example"));
     }
     b.dns.lookup(b.now, 9999, "late.example");
@@ -402,10 +402,10 @@ fn slots_are_shared() {
 fn the_cache_is_bounded() {
     let s = Server::start(|_, _, _| vec![Say::Code(RCODE::NameError)]);
     let mut b = Bench::new(&[s.addr]);
-    for i in 0..CACHE + 10 {
+    for i in 0..limits::NAMES_CACHED + 10 {
         let _ = b.ask(&format!("h{i}.example"));
     }
-    assert_eq!(b.dns.cache.len(), CACHE);
+    assert_eq!(b.dns.cache.len(), limits::NAMES_CACHED);
 }
 
 #[test]

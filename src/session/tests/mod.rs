@@ -8,6 +8,7 @@
 mod dht;
 mod disk;
 mod gossip;
+mod hostile;
 mod joining;
 mod life;
 mod limits;
