@@ -111,7 +111,7 @@ impl Session {
             canonical(SocketAddr::new(own, self.me.port), *addr)
         };
         let mine = priority(newcomer)?;
-        let spare = |p: &Peer| p.received.get(now) == 0 && now - p.since >= limits::EVICT_IDLE;
+        let spare = |p: &Peer| p.trade.received.get(now) == 0 && now - p.since >= limits::EVICT_IDLE;
         let last = peers.filter(|(_, p)| spare(p)).filter_map(|(k, p)| Some((priority(&p.addr)?, k))).min();
         last.filter(|(theirs, _)| *theirs < mine).map(|(_, k)| k)
     }
@@ -320,12 +320,12 @@ mod tests {
         r.pass(limits::EVICT_IDLE.as_secs());
         for conn in &conns {
             let now = r.now;
-            r.s.conns.get_mut(*conn).and_then(Conn::peer_mut).expect("it is there").given.add(now, 1 << 20);
+            r.s.conns.get_mut(*conn).and_then(Conn::peer_mut).expect("it is there").trade.given.add(now, 1 << 20);
         }
         let late = r.join(addrs[0]);
         assert_eq!(r.closed(), [late], "behind all of them");
         let now = r.now;
-        r.s.conns.get_mut(conns[0]).and_then(Conn::peer_mut).expect("it is there").received.add(now, 1 << 20);
+        r.s.conns.get_mut(conns[0]).and_then(Conn::peer_mut).expect("it is there").trade.received.add(now, 1 << 20);
         r.join(addrs[5]);
         assert_eq!(r.closed(), [conns[1]], "the last of those that give us nothing");
         let late = r.join(addrs[1]);
