@@ -225,6 +225,8 @@ pub struct Stats {
     pub sync_errors: u64,
     /// Peers banned for bad data.
     pub banned: u64,
+    /// Times that an address was not dialled, or not let in, because it is blocked.
+    pub blocked: u64,
     /// Connections turned away, or closed before they said anything, for want of room.
     pub turned_away: u64,
     /// Idle or crowded peers closed to make room.
@@ -263,6 +265,8 @@ pub enum CloseReason {
     NothingToTrade,
     /// There is no room for more peers.
     TooManyPeers,
+    /// Its address is in the list of blocked ones.
+    Blocked,
     /// The torrent was paused, removed, or failed.
     TorrentStopped,
     /// The data asked for could not be read.
@@ -288,6 +292,7 @@ impl std::fmt::Display for CloseReason {
             Self::Banned => f.write_str("sent bad data"),
             Self::NothingToTrade => f.write_str("both sides have everything"),
             Self::TooManyPeers => f.write_str("no room for more peers"),
+            Self::Blocked => f.write_str("its address is blocked"),
             Self::TorrentStopped => f.write_str("torrent stopped"),
             Self::Disk => f.write_str("data could not be read"),
             Self::Shutdown => f.write_str("shutting down"),
@@ -419,7 +424,8 @@ pub enum Alert {
         /// Its address.
         addr: SocketAddr,
     },
-    /// The torrent stopped on an error.
+    /// The torrent stopped on an error. When it is about its files, it tries again by itself: [`Alert::Resumed`] comes
+    /// when that has come to something, and another error when that is another.
     Error {
         /// Which.
         torrent: TorrentKey,
@@ -433,7 +439,7 @@ pub enum Alert {
         /// Which.
         torrent: TorrentKey,
     },
-    /// Going again.
+    /// Going again, by command or after an error.
     Resumed {
         /// Which.
         torrent: TorrentKey,
@@ -495,6 +501,9 @@ pub enum Action {
         conn: ConnKey,
         /// Where to.
         addr: SocketAddr,
+        /// Speak TLS there with this host, a name or an IP address; it is `Connected` once its certificate has
+        /// been verified.
+        tls: Option<String>,
     },
     /// Drop the stream; the session has forgotten it already. Bytes already handed to
     /// `chunks` need not be sent.

@@ -153,6 +153,11 @@ pub mod limits {
     /// whatever the program has open besides.
     pub const FD_RESERVE: usize = 16;
 
+    /// Largest list of blocked addresses, decompressed.
+    pub const BLOCKLIST: usize = 64 << 20;
+    /// Most ranges in one, 8 bytes each for IPv4.
+    pub const BLOCKLIST_RANGES: usize = 2 << 20;
+
     /// Bytes that are on their way to a slow disk before its payload is no longer read.
     pub const UNWRITTEN: usize = 8 << 20;
     /// What a peer wants is not in memory: the disk is asked again after this long whether it has read it.

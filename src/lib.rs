@@ -85,6 +85,7 @@
 pub mod api;
 pub mod bencode;
 pub mod bitfield;
+pub mod blocklist;
 pub mod cli;
 pub mod config;
 pub mod crc32c;

@@ -177,6 +177,19 @@ fn help_and_version_are_results() {
 }
 
 #[test]
+fn lists_of_blocked_addresses_are_read_before_anything_else() {
+    let folder = Folder::new();
+    sample(&folder);
+    folder.file("no.p2p", "<html>\n");
+    let run = |list: &str| folder.run(&[&ALONE[..], &["--timeout=1s", list, "t.torrent"]].concat());
+    run("--blocklist=missing").failed(17, "--blocklist: missing: ");
+    run("--blocklist=no.p2p")
+        .failed(1, "--blocklist: no.p2p: no list of addresses (1 bad lines, 0 good ones): line 1: ");
+    folder.file("some.cidr", "10.0.0.0/8\n10.0.0.0/99\n");
+    run("--blocklist=some.cidr").failed(5, "some.cidr: line 2: wanted a prefix from 0 to 32, got \"99\"");
+}
+
+#[test]
 fn each_way_not_to_be_a_torrent_has_its_code() {
     let folder = Folder::new();
     folder.file("text.torrent", "hello");

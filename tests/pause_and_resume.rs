@@ -12,7 +12,7 @@ fn pause_and_resume() {
     let mut seed = Node::seed(&sample, &temp.path("seed"));
     let mut leech = Node::new();
     let key = leech.get(&sample, &temp.path("leech"), &[&seed]);
-    let (mut had, mut received) = (0, 0);
+    let mut had = 0;
     // Three times, at different places.
     for quarter in 1..4 {
         let pieces = sample.data().len() / sample.piece_len * quarter / 4;
@@ -22,7 +22,7 @@ fn pause_and_resume() {
         assert_eq!((status.state, status.peers, status.connecting), (State::Paused, 0, 0));
         assert!(status.have >= had, "what was there stays there");
         had = status.have;
-        received = leech.received();
+        let received = leech.received();
         // Nothing comes any more, however long it is.
         for _ in 0..300 {
             leech.turn();
@@ -40,7 +40,6 @@ fn pause_and_resume() {
     }
     complete(&mut [&mut leech, &mut seed], key);
     sample.assert_in(&temp.path("leech"));
-    assert!(leech.received() > received);
     let count = |f: fn(&Alert) -> bool| leech.alerts.iter().filter(|a| f(a)).count();
     assert_eq!(count(|a| matches!(a, Alert::Paused { .. })), 3);
     assert_eq!(count(|a| matches!(a, Alert::Resumed { .. })), 3);

@@ -92,6 +92,8 @@ pub(super) struct Get {
     pub(super) up: Option<u64>,
     pub(super) down: Option<u64>,
     pub(super) max_peers: Option<usize>,
+    /// Files with addresses nothing is to be had to do with.
+    pub(super) blocklists: Vec<PathBuf>,
     pub(super) peers: Vec<HostPort>,
     pub(super) trackers: Vec<String>,
     pub(super) no_tracker: bool,
@@ -216,6 +218,7 @@ seed for so many minutes, or 90s 5m 2h, or 'inf'
 (default 60). What comes first ends seeding; giving
 only one of the two goals leaves out the other";
 
+const BLOCKLIST: &str = "nothing to or from these addresses: P2P, DAT or CIDR\nlines, plain or in gzip; repeatable";
 const MEMORY: &str = "\
 keep buffers, windows and queues within SIZE: 4M, 512K
 (default: an eighth of what there is, at most 32M)";
@@ -241,6 +244,7 @@ const TABLE: &[Row] = &[
     row("U", "up", "RATE", GET, "upload at most so many bytes/s: 500K, 2M, 0 = no limit"),
     row("D", "down", "RATE", GET, "download at most so many bytes/s"),
     row("", "max-peers", "N", GET, "hold at most so many connections"),
+    row("", "blocklist", "FILE", GET, BLOCKLIST),
     row("", "peer", "HOST:PORT", GET, "connect to this peer; repeatable"),
     row("", "tracker", "URL", GET, "use this tracker too; repeatable"),
     row("", "no-tracker", "", GET, "do not use the torrent's own trackers"),
@@ -395,6 +399,7 @@ fn get(given: &Given, operands: Vec<OsString>, probe: &dyn Fn(&Path) -> Probe) -
         bind: given.values("bind", |s| s.parse().map_err(|_| "an IP address of this machine"))?,
         up: given.value("up", rate)?.flatten(),
         down: given.value("down", rate)?.flatten(),
+        blocklists: given.paths("blocklist")?,
         max_peers: given.value("max-peers", |s| s.parse().ok().filter(|&n| n > 0).ok_or("a number of peers"))?,
         peers: given.values("peer", host_port)?,
         trackers: given.values("tracker", tracker)?,
@@ -513,6 +518,14 @@ impl Given {
 
     fn os(&self, name: &str) -> Option<OsString> {
         self.matches.opt_strs(name).pop().map(|v| self.original(v))
+    }
+
+    /// All values of an option that are names of files.
+    fn paths(&self, name: &str) -> Result<Vec<PathBuf>, UsageError> {
+        if self.matches.opt_strs(name).iter().any(String::is_empty) {
+            return Err(UsageError::new(format!("--{name}"), "the name of a file").got(""));
+        }
+        Ok(self.matches.opt_strs(name).into_iter().map(|v| self.original(v).into()).collect())
     }
 
     /// All values of an option, each read by `read`, whose error says what was wanted.

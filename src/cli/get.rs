@@ -122,10 +122,12 @@ struct Run<'a> {
 pub(super) fn get(opts: &Get, common: &Common) -> Result<u8, Failure> {
     let (loaded, mut code) = load_all(opts, common)?;
     let peers = resolve(&opts.peers)?;
+    let blocked = load::blocklists(&opts.blocklists)?;
     let mut lp = Loop::new(config(opts)).map_err(|e| Failure::new(code_of(&e), escape(&e.to_string())))?;
     let signals =
         Source::new(&mut lp).map_err(|e| Failure::new(exit::ERROR, format!("cannot watch for signals: {e}")))?;
     super::confine::confine(opts.sandbox);
+    lp.command(|s, now| s.set_blocklist(now, blocked));
     let start = lp.now();
     let abilities = term::abilities();
     let show = match abilities.redraw {
@@ -218,6 +220,7 @@ fn config(opts: &Get) -> LoopConfig {
         port: opts.port,
         bind: opts.bind.clone(),
         state_dir: state_dir(),
+        tls_roots: std::env::var_os("SSL_CERT_FILE").filter(|path| !path.is_empty()).map(Into::into),
     };
     config.with_memory(opts.memory.unwrap_or_else(super::memory::budget))
 }
@@ -468,9 +471,9 @@ impl Run<'_> {
         let Some(status) = self.lp.session().status(self.now, self.jobs[i].key) else { return };
         let (was, job) = (self.jobs[i].phase, &mut self.jobs[i]);
         job.phase = match was {
-            // Errors are told by alerts, with their kind; this is only the way back.
-            Phase::Over | Phase::Failed(_) if self.opts.metadata_only => was,
-            Phase::Failed(code) if status.state == State::Error || !goes_on(code) => was,
+            Phase::Over if self.opts.metadata_only => was,
+            // Errors are told by alerts, with their kind, and the end of them too.
+            Phase::Failed(_) => was,
             _ if status.goal_reached => Phase::Over,
             _ if status.is_complete() => Phase::Complete,
             _ => Phase::Running,
@@ -567,6 +570,13 @@ impl Run<'_> {
                     job.phase = Phase::Failed(code);
                     let hash = job.info_hash;
                     self.fail(Some(hash), &Failure::new(code, error));
+                }
+            }
+            Alert::Resumed { torrent } => {
+                if let Some(job) = self.jobs.iter_mut().find(|job| job.key == torrent) {
+                    if matches!(job.phase, Phase::Failed(code) if goes_on(code)) {
+                        job.phase = Phase::Running;
+                    }
                 }
             }
             // The statuses tell the rest.

@@ -2,10 +2,11 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::args::Source;
 use super::{Failure, ShowError, escape, exit};
+use crate::blocklist::Blocklist;
 use crate::config::limits;
 use crate::metainfo::magnet::Magnet;
 use crate::metainfo::{Metainfo, MetainfoError};
@@ -30,6 +31,30 @@ pub(super) fn load_any(source: &Source) -> Result<Loaded, Failure> {
         Ok(magnet) => Ok(Loaded::Magnet(magnet)),
         Err(e) => Err(Failure::new(exit::BAD_MAGNET, format!("{source}: {}", escape(&e.to_string())))),
     }
+}
+
+/// Reads lists of blocked addresses into one. What cannot be read of them is a warning each.
+///
+/// # Errors
+/// A file cannot be read (17), or is no such list (1).
+pub(super) fn blocklists(files: &[PathBuf]) -> Result<Blocklist, Failure> {
+    let mut all = Blocklist::default();
+    for path in files {
+        let name = escape(&path.to_string_lossy()).into_owned();
+        let failed = |code, why: &dyn std::fmt::Display| Failure::new(code, format!("--blocklist: {name}: {why}"));
+        let mut data = Vec::new();
+        let most = limits::BLOCKLIST as u64 + 1;
+        let file = open(path).map_err(|e| failed(exit::FILE_IO, &e))?;
+        file.take(most).read_to_end(&mut data).map_err(|e| failed(exit::FILE_IO, &e))?;
+        let parsed = Blocklist::parse(&data).map_err(|e| failed(exit::ERROR, &e))?;
+        parsed.bad.iter().for_each(|bad| log::warn!("{name}: {bad}"));
+        if parsed.bad_count > parsed.bad.len() {
+            log::warn!("{name}: {} bad lines in all", parsed.bad_count);
+        }
+        log::info!("{name}: {} ranges of addresses are blocked", parsed.list.ranges());
+        all.join(parsed.list);
+    }
+    Ok(all)
 }
 
 fn v2_only(name: &str) -> Failure {

@@ -109,6 +109,8 @@ impl fmt::Display for Failure {
 /// Installs the process's panic hook, logger and (for a download) signal handlers.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     std::panic::set_hook(Box::new(panicked));
+    // A second line: without it everything is as ever.
+    let _ = crate::storage::guard::install();
     let code = match args::parse(args.into_iter().skip(1), &probe) {
         Ok(opts) => match command(opts) {
             Ok(code) => code,
@@ -141,6 +143,8 @@ fn command(opts: args::Opts) -> Result<u8, Failure> {
         args::Command::Help => results(&args::help()).map(|()| exit::DONE),
         args::Command::Version => {
             let text = concat!("btmio ", env!("CARGO_PKG_VERSION"), "\n", env!("CARGO_PKG_LICENSE"), "\n");
+            let tls = if cfg!(feature = "tls") { "with TLS\n" } else { "without TLS\n" };
+            let text = &[text, tls].concat();
             results(text).map(|()| exit::DONE)
         }
         args::Command::Get(get) => get::get(&get, &opts.common),

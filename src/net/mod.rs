@@ -15,6 +15,8 @@ mod listen;
 pub mod resolve;
 mod room;
 mod state;
+#[cfg_attr(not(feature = "tls"), path = "no_tls.rs")]
+mod tls;
 mod turns;
 mod udp;
 
@@ -96,6 +98,9 @@ pub struct LoopConfig {
     pub bind: Vec<IpAddr>,
     /// Where resume records are kept; without one nothing is remembered.
     pub state_dir: Option<PathBuf>,
+    /// Certificates (PEM) of those who are trusted to vouch for `https://` trackers; `None` is the system's. Read
+    /// when the first of these is asked. Of no effect in builds without the feature `tls`.
+    pub tls_roots: Option<PathBuf>,
 }
 
 impl Default for LoopConfig {
@@ -106,6 +111,7 @@ impl Default for LoopConfig {
             port: PortChoice::Range(6881, 6999),
             bind: Vec::new(),
             state_dir: None,
+            tls_roots: None,
         }
     }
 }
@@ -167,6 +173,7 @@ pub struct Loop {
     turns: TurnTimes,
     bind: Vec<IpAddr>,
     resolver: DnsResolver,
+    tls: tls::Connector,
     state: Option<Keeper<StateDir>>,
     open: BTreeSet<TorrentKey>,
     late: AllLate,
@@ -225,6 +232,7 @@ impl Loop {
             turns: TurnTimes::default(),
             bind: config.bind,
             resolver,
+            tls: tls::Connector::new(config.tls_roots),
             state,
             open: BTreeSet::new(),
             late: AllLate::default(),
@@ -469,6 +477,11 @@ impl Loop {
         let Some(link) = self.links.get_mut(conn.index()).and_then(Option::as_mut).filter(|l| l.conn == conn) else {
             return;
         };
+        if link.writable {
+            if let Err(e) = link.flush() {
+                return self.lost(conn, CloseReason::Io(e.to_string()));
+            }
+        }
         if link.writable && self.session.has_output(conn) {
             let outcome = pump::send(&mut self.session, &mut self.disk, link, self.now, conn, &mut self.bufs);
             if outcome == Outcome::Blocked {
@@ -560,8 +573,10 @@ impl Loop {
         Ok(())
     }
 
-    fn connect(&mut self, conn: ConnKey, addr: std::net::SocketAddr) {
-        let done = Link::dial(conn, addr, &self.bind).and_then(|link| self.attach(link));
+    fn connect(&mut self, conn: ConnKey, addr: std::net::SocketAddr, tls: Option<&str>) {
+        let tls = tls.map(|host| self.tls.connect(host)).transpose();
+        let link = tls.and_then(|tls| Ok(Link::dial(conn, addr, &self.bind)?.with_tls(tls)));
+        let done = link.and_then(|link| self.attach(link));
         if let Err(e) = done {
             let text = e.to_string();
             let why = if exhausted(&e) { CloseReason::Exhausted(text) } else { CloseReason::Io(text) };
@@ -600,7 +615,7 @@ impl Loop {
 
     fn carry_out_one(&mut self, action: Action) {
         match action {
-            Action::Connect { conn, addr } => self.connect(conn, addr),
+            Action::Connect { conn, addr, tls } => self.connect(conn, addr, tls.as_deref()),
             Action::Close { conn, .. } => self.drop_link(conn),
             Action::Wake { conn } => self.make_ready(conn),
             Action::Resolve { id, host } => {

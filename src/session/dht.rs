@@ -63,8 +63,10 @@ impl Session {
     /// A datagram for the node. False when there is none, or it is none of its.
     pub(super) fn dht_datagram(&mut self, now: Instant, from: SocketAddr, data: &[u8]) -> bool {
         let Some(node) = self.dht.as_mut().filter(|_| data.first() == Some(&b'd')) else { return false };
-        node.handle(now, from, data);
-        self.drive_dht(now);
+        if !self.blocklist.contains(from.ip()) {
+            node.handle(now, from, data);
+            self.drive_dht(now);
+        }
         true
     }
 
@@ -110,7 +112,8 @@ impl Session {
             node.ping(now, addr);
         }
         while let Some(datagram) = node.poll_datagram() {
-            if self.datagrams.len() < DATAGRAMS {
+            // A node that is blocked is one that does not answer.
+            if self.datagrams.len() < DATAGRAMS && !self.blocklist.contains(datagram.0.ip()) {
                 self.datagrams.push_back(datagram);
             }
         }

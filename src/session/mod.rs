@@ -35,6 +35,7 @@ use std::ops::Bound::{Excluded, Unbounded};
 pub use crate::api::*;
 pub use crate::peer::Chunk;
 
+use crate::blocklist::Blocklist;
 use crate::config::Config;
 use crate::error::Error;
 use crate::id::{ConnKey, InfoHash, PeerId, TorrentKey};
@@ -82,6 +83,7 @@ pub struct Session {
     ids: ConnectionIds,
     datagrams: VecDeque<(SocketAddr, Vec<u8>)>,
     external: External,
+    blocklist: Blocklist,
     dht: Option<Box<crate::dht::Dht>>,
     dht_seed: [u8; 32],
     /// The one time that its timer is armed for.
@@ -108,6 +110,7 @@ macro_rules! cx {
             me: &$self.me,
             touched: &mut $self.touched,
             strangers: &mut $self.strangers,
+            blocklist: &$self.blocklist,
             dht_nodes: &mut $self.dht_nodes,
         }
     };
@@ -149,6 +152,7 @@ impl Session {
             ids: ConnectionIds::default(),
             datagrams: VecDeque::new(),
             external: External::default(),
+            blocklist: Blocklist::default(),
             dht: None,
             dht_seed: seed,
             dht_timer: Instant::FAR,
@@ -251,6 +255,20 @@ impl Session {
         self.up.set_rate(up);
         for (conn, _) in self.conns.iter() {
             self.actions.push_back(Action::Wake { conn });
+        }
+    }
+
+    /// Has nothing to do with these addresses from now on, neither as peers nor as DHT nodes, whoever names them:
+    /// those that are connected are closed. Trackers are spoken to wherever they are.
+    pub fn set_blocklist(&mut self, now: Instant, list: Blocklist) {
+        self.blocklist = list;
+        let listed = |c: &Conn| c.peer().is_some_and(|p| self.blocklist.contains(p.addr.ip()));
+        for conn in self.conns.iter().filter(|(_, c)| listed(c)).map(|(k, _)| k).collect::<Vec<_>>() {
+            self.close(now, conn, CloseReason::Blocked);
+        }
+        // Some may be blocked no longer.
+        for key in self.torrents.keys().collect::<Vec<_>>() {
+            let _ = self.command(now, key, |t, cx| t.swarm.revive(cx.now));
         }
     }
 

@@ -36,8 +36,13 @@ pub(super) fn network(addr: &SocketAddr) -> IpAddr {
 }
 
 impl Session {
-    /// Someone dialled us. None: the session ends; drop the stream.
+    /// Someone dialled us. None: the session ends, or the address is blocked; drop the stream.
     pub fn accept(&mut self, now: Instant, addr: SocketAddr) -> Option<ConnKey> {
+        if self.blocklist.contains(addr.ip()) {
+            log::debug!("peer {addr}: not let in, its address is blocked");
+            self.stats.blocked += 1;
+            return None;
+        }
         if self.shutdown.is_some() || self.config.max_strangers == 0 {
             return None;
         }

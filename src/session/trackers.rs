@@ -128,10 +128,11 @@ impl Session {
             return self.end(now, conn, Err(e));
         }
         match &mut t.transport {
-            Transport::Http(_) => {
+            Transport::Http(http) => {
                 t.outbox = Outbox::default();
                 t.patience = now + limits::CONNECT_TIMEOUT;
-                self.actions.push_back(Action::Connect { conn, addr });
+                let tls = http.tls_host().map(str::to_owned);
+                self.actions.push_back(Action::Connect { conn, addr, tls });
                 self.arm_conn(now, conn);
             }
             Transport::Udp(udp) => {

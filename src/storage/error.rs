@@ -19,6 +19,8 @@ pub enum DiskErrorKind {
     Io,
     /// The file or folder is not there (any more).
     Missing,
+    /// Its volume is not there: the folder lies on another one, and none of the files is in it.
+    Unmounted,
     /// The file ends before the bytes that were wanted.
     Truncated,
     /// We may not touch it.
@@ -87,6 +89,7 @@ impl fmt::Display for DiskError {
             DiskErrorKind::ReadOnly => "the volume is read-only",
             DiskErrorKind::Io => "the device failed",
             DiskErrorKind::Missing => "file or folder is missing",
+            DiskErrorKind::Unmounted => "its volume is not mounted",
             DiskErrorKind::Truncated => "the file is shorter than it should be",
             DiskErrorKind::Permission => "permission denied",
             DiskErrorKind::TooBig => "the file is too big for the file system or a limit",

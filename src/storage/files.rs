@@ -7,9 +7,13 @@
 //!
 //! What it does not do: buffer, hash, map, or truncate a file that is longer than it should be.
 //!
-//! Invariants: at most `limit` descriptors of files are held, and [`FOLDERS`] of folders while work
-//! goes on; the download folder is made at most once per [`Files::open`],
-//! so that a volume that has gone away is not silently replaced by an empty folder.
+//! A volume that has gone away leaves an empty folder, or none: nothing is made there. The download folder is made only
+//! where it has not been seen before, and one that is on another device than before must have a file of the torrent.
+//!
+//! Invariants: at most `limit` descriptors of files are held, and [`FOLDERS`] of folders while work goes on.
+
+#[cfg(test)]
+mod tests;
 
 use super::sys::{self, FsKind};
 use super::volume::Volume;
@@ -58,7 +62,6 @@ pub(super) struct Torrent {
     key: TorrentKey,
     pub(super) layout: Arc<Layout>,
     dir: PathBuf,
-    dir_made: bool,
     /// Where its files are, once one was open: a place in the list of volumes.
     volume: Option<usize>,
     /// Files whose space is being taken.
@@ -101,6 +104,8 @@ pub(super) struct Files {
     folders: Vec<Folder>,
     /// All that were met.
     volumes: Vec<Volume>,
+    /// The device that each torrent's download folder was on when it was last there, also of those that are closed.
+    homes: Vec<Option<(TorrentKey, u64)>>,
 }
 
 /// What a read of a piece's bytes came to.
@@ -123,6 +128,7 @@ impl Files {
             allocate,
             folders: Vec::new(),
             volumes: Vec::new(),
+            homes: Vec::new(),
         }
     }
 
@@ -131,16 +137,8 @@ impl Files {
             self.torrents.resize_with(t.index() + 1, || None);
         }
         let files = vec![FileState::default(); layout.files().len()].into_boxed_slice();
-        self.torrents[t.index()] = Some(Torrent {
-            key: t,
-            layout,
-            dir,
-            dir_made: false,
-            volume: None,
-            taking: 0,
-            new_names: BTreeSet::new(),
-            files,
-        });
+        self.torrents[t.index()] =
+            Some(Torrent { key: t, layout, dir, volume: None, taking: 0, new_names: BTreeSet::new(), files });
     }
 
     pub(super) fn get(&self, t: TorrentKey) -> Option<&Torrent> {
@@ -343,19 +341,28 @@ impl Files {
         self.folders.clear();
     }
 
-    /// The download folder. For writing it is made when it is missing, but not a second time.
+    /// The download folder. For writing it is made when it is missing, unless it has been there.
     fn dir(&mut self, t: TorrentKey, write: bool) -> Result<OwnedFd, DiskError> {
-        self.expect(t)?;
-        let Some(Some(torrent)) = self.torrents.get_mut(t.index()) else {
-            return Err(DiskError::new(DiskErrorKind::Other, "", "find torrent"));
-        };
-        let mut r = sys::open_dir(&torrent.dir);
-        if write && !torrent.dir_made && r.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::NotFound) {
-            std::fs::create_dir_all(&torrent.dir).map_err(|e| DiskError::io(&e, &torrent.dir, "make folder"))?;
-            r = sys::open_dir(&torrent.dir);
+        let dir = &self.expect(t)?.dir;
+        let home = self.homes.get(t.index()).copied().flatten().filter(|h| h.0 == t).map(|h| h.1);
+        let mut r = sys::open_dir(dir);
+        if write && home.is_none() && r.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::NotFound) {
+            std::fs::create_dir_all(dir).map_err(|e| DiskError::io(&e, dir, "make folder"))?;
+            r = sys::open_dir(dir);
         }
-        torrent.dir_made |= r.is_ok();
-        r.map_err(|e| DiskError::io(&e, &torrent.dir, "open folder"))
+        let fd = r.map_err(|e| DiskError::io(&e, dir, "open folder"))?;
+        let dev = sys::device(fd.as_fd()).map_err(|e| DiskError::io(&e, dir, "stat"))?;
+        if home != Some(dev) {
+            // A number may be another after a volume was mounted again.
+            if home.is_some() && !self.expect(t)?.has_any(fd.as_fd()) {
+                return Err(DiskError::new(DiskErrorKind::Unmounted, dir, "open folder"));
+            }
+            if self.homes.len() <= t.index() {
+                self.homes.resize(t.index() + 1, None);
+            }
+            self.homes[t.index()] = Some((t, dev));
+        }
+        Ok(fd)
     }
 
     /// A name was made in this folder: it, and those it is in, are to be synced.
@@ -766,6 +773,11 @@ fn on_disk(dir: BorrowedFd<'_>, f: &LayoutFile) -> u64 {
 impl Torrent {
     pub(super) fn path(&self, file: FileIndex) -> PathBuf {
         self.layout.files().get(file.idx()).map_or_else(|| self.dir.clone(), |f| self.dir.join(&f.path))
+    }
+
+    /// Whether any of its files is in a folder.
+    fn has_any(&self, dir: BorrowedFd<'_>) -> bool {
+        self.layout.files().iter().any(|f| !f.pad && f.len > 0 && on_disk(dir, f) > 0)
     }
 
     /// Deletes the files, and the folders that are empty then.

@@ -20,6 +20,7 @@
 //! the list it adds to lives, so a mapping outlives every address of it. No reference into a mapping is ever made.
 #![allow(unsafe_code)]
 
+use super::guard::Ward;
 use super::iov::IoVecs;
 use super::sys;
 use crate::id::{FileIndex, TorrentKey};
@@ -43,6 +44,8 @@ pub(super) struct WindowKey {
 #[derive(Debug)]
 struct Window {
     key: WindowKey,
+    /// Before the mapping, which it does not outlive.
+    ward: Ward,
     map: MmapRaw,
     write: bool,
     used: u64,
@@ -95,7 +98,7 @@ impl Windows {
         self.count += 1;
         let count = self.count;
         self.slots.iter_mut().zip(0u32..).find_map(|((generation, w), slot)| {
-            let w = w.as_mut().filter(|w| w.key == key && (w.write || !write))?;
+            let w = w.as_mut().filter(|w| w.key == key && (w.write || !write) && !w.ward.is_hit())?;
             w.used = count;
             Some((slot, *generation))
         })
@@ -140,7 +143,8 @@ impl Windows {
         };
         self.held += len;
         self.count += 1;
-        let window = Some(Window { key, map, write, used: self.count, seen: Vec::new(), looked: None });
+        let ward = Ward::new(map.as_ptr() as usize, map.len());
+        let window = Some(Window { key, ward, map, write, used: self.count, seen: Vec::new(), looked: None });
         let slot = match self.slots.iter().position(|(_, w)| w.is_none()) {
             Some(slot) => slot,
             None => {

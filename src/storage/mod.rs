@@ -51,6 +51,7 @@ mod error;
 mod extents;
 mod files;
 mod flight;
+pub mod guard;
 mod hash;
 pub mod helper;
 mod iov;

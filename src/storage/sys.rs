@@ -52,6 +52,16 @@ pub(super) fn open_dir(path: &Path) -> io::Result<OwnedFd> {
     }
 }
 
+/// The number of the device that something is on.
+pub(super) fn device(fd: BorrowedFd<'_>) -> io::Result<u64> {
+    // SAFETY: an all-zero stat is a valid one.
+    let mut s: libc::stat = unsafe { std::mem::zeroed() };
+    // SAFETY: an open descriptor, and the structure is ours.
+    check(unsafe { libc::fstat(fd.as_raw_fd(), &raw mut s) })?;
+    #[allow(clippy::unnecessary_cast)] // of other widths elsewhere
+    Ok(s.st_dev as u64)
+}
+
 fn openat(dir: BorrowedFd<'_>, name: &OsStr, flags: libc::c_int, mode: u32) -> io::Result<OwnedFd> {
     let name = cstr(name)?;
     let flags = flags | LARGE;

@@ -132,7 +132,7 @@ impl<S: Storage> Rig<S> {
         let expected = self.expected(piece);
         self.s.hash(T, p(piece), expected, false);
     }
-    fn settle(&mut self) -> Vec<Done> {
+    pub(super) fn settle(&mut self) -> Vec<Done> {
         let mut turns = 0;
         while self.s.work(100_000) {
             turns += 1;

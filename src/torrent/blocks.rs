@@ -256,6 +256,7 @@ impl Torrent {
         self.convict(cx, piece, blocks);
         let priority = self.picker.priority(piece);
         self.picker.on_piece_ok(piece);
+        self.files_work(cx);
         self.on_verified(cx, piece);
         self.mark_dirty(cx);
         cx.alerts.push_back(Alert::Piece { torrent: self.key, piece });

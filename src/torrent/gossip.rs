@@ -91,6 +91,9 @@ impl Torrent {
         let addr = normal(addr);
         let reach = Reach::of(addr.ip());
         let nearer = teller.is_some_and(|t| rank(reach) > rank(Reach::of(t)));
+        if cx.blocklist.contains(addr.ip()) {
+            return false;
+        }
         if nearer || addr.port() < limits::PORT_LEAST && reach == Reach::Public {
             return false;
         }

@@ -29,6 +29,7 @@ pub mod layout;
 mod metadata;
 pub mod picker;
 mod resume;
+mod retry;
 mod serve;
 pub mod swarm;
 
@@ -39,6 +40,7 @@ use std::sync::Arc;
 
 use crate::api::{Action, Add, Alert, Alerts, CloseReason, ErrorKind, FileStamp, FileStatus, State, Stats, Status};
 use crate::bitfield::Bitfield;
+use crate::blocklist::Blocklist;
 use crate::config::Config;
 use crate::id::{Block, ConnKey, FileIndex, InfoHash, PeerId, PeerTag, PieceIndex, TorrentKey};
 use crate::metainfo::Metainfo;
@@ -80,6 +82,8 @@ pub struct Cx<'a> {
     pub touched: &'a mut Vec<ConnKey>,
     /// Incoming connections whose handshake is not complete.
     pub strangers: &'a mut usize,
+    /// Addresses nothing is to be had to do with.
+    pub blocklist: &'a Blocklist,
     /// DHT nodes that peers say they are (BEP 5), to be pinged.
     pub dht_nodes: &'a mut Vec<std::net::SocketAddr>,
 }
@@ -184,6 +188,8 @@ pub struct Torrent {
     picked: Vec<BlockRef>,
     /// Blocks came free: idle peers should be asked.
     kick: bool,
+    /// Its disk has failed.
+    retry: retry::Retry,
     /// The timer that is armed for it.
     pub(crate) timer: Instant,
 }
@@ -237,6 +243,7 @@ impl Torrent {
             stamps: resume::Stamps::default(),
             picked: Vec::new(),
             kick: false,
+            retry: retry::Retry::default(),
             timer: Instant::FAR,
             garbled: add.resume.is_some() && record.is_none(),
             record,
@@ -289,6 +296,7 @@ impl Torrent {
 
     /// Sets out, with what is known of it.
     fn begin(&mut self, cx: &mut Cx<'_>) {
+        self.retry.disarm();
         if self.is_known() {
             return self.open(cx);
         }
@@ -445,6 +453,7 @@ impl Torrent {
         self.tiers.start(cx.now);
         self.swarm.revive(cx.now);
         if self.is_complete() {
+            self.files_work(cx);
             self.seeding_since = Some(cx.now);
             self.finish(cx);
         }
@@ -461,6 +470,7 @@ impl Torrent {
 
     pub(crate) fn pause(&mut self, cx: &mut Cx<'_>) {
         self.paused = true;
+        self.retry = retry::Retry::default();
         if !matches!(self.life, Life::Stopped(None)) {
             self.stop(cx, None, CloseReason::TorrentStopped);
             cx.alerts.push_back(Alert::Paused { torrent: self.key });
@@ -469,6 +479,7 @@ impl Torrent {
 
     pub(crate) fn resume(&mut self, cx: &mut Cx<'_>) {
         self.paused = false;
+        self.retry = retry::Retry::default();
         if let Life::Stopped(_) = self.life {
             // A goal that was reached stays so: whoever resumes after it wants to seed on.
             // Pieces that were verified stay so unless their files have changed meanwhile: the
@@ -487,16 +498,28 @@ impl Torrent {
         }
     }
 
-    /// Files failed: this torrent stops, the others go on.
+    /// Files failed: this torrent stops, the others go on. It tries again by itself.
     pub(crate) fn fail(&mut self, cx: &mut Cx<'_>, error: String, kind: ErrorKind) {
         if matches!(self.life, Life::Stopped(_)) {
             return;
         }
-        cx.alerts.push_back(Alert::Error { torrent: self.key, error: error.clone(), kind });
+        if self.retry.failed(cx.now, &error) {
+            cx.alerts.push_back(Alert::Error { torrent: self.key, error: error.clone(), kind });
+        }
+        if kind == ErrorKind::Metadata {
+            self.retry.disarm();
+        }
         if kind == ErrorKind::FilesChanged {
             self.stamps.distrust();
         }
         self.stop(cx, Some((error, kind)), CloseReason::TorrentStopped);
+    }
+
+    /// A piece is in its files, or all of them are.
+    fn files_work(&mut self, cx: &mut Cx<'_>) {
+        if self.retry.works() {
+            cx.alerts.push_back(Alert::Resumed { torrent: self.key });
+        }
     }
 
     /// Closes its peers, takes leave of its trackers, saves its record and closes its files.
@@ -571,6 +594,9 @@ impl Torrent {
     /// When it wants to be ticked next.
     pub(crate) fn deadline(&self, now: Instant, config: &Config) -> Option<Instant> {
         let mut at = earlier(self.tiers.deadline(), self.safe.deadline(config));
+        if matches!(self.life, Life::Stopped(Some(_))) {
+            at = earlier(at, self.retry.at());
+        }
         if self.is_active() {
             at = earlier(at, self.save_at);
             if !self.peers.is_empty() {
@@ -595,6 +621,9 @@ impl Torrent {
         self.announce_due(cx);
         self.sync_when_due(cx);
         self.fetch_more(cx);
+        if matches!(self.life, Life::Stopped(Some(_))) && self.retry.at().is_some_and(|at| at <= cx.now) {
+            self.begin(cx);
+        }
         if !self.is_active() {
             return;
         }
@@ -621,13 +650,21 @@ impl Torrent {
 
     /// Dials the next address that is due. The session has room for another attempt.
     pub(crate) fn dial(&mut self, cx: &mut Cx<'_>) {
-        let Some((tag, addr)) = self.swarm.next(cx.now, self.is_complete()) else { return };
+        let (tag, addr) = loop {
+            let Some((tag, addr)) = self.swarm.next(cx.now, self.is_complete()) else { return };
+            if !cx.blocklist.contains(addr.ip()) {
+                break (tag, addr);
+            }
+            // The user, or an earlier run, knew it; or the list is newer.
+            log::info!("peer {addr}: not dialled, it is blocked");
+            cx.stats.blocked += 1;
+        };
         let peer = Peer::new(cx.now, addr, false, Some(self.key), Some(tag));
         let conn = cx.conns.insert(Conn::Peer(Box::new(peer)));
         self.swarm.attach(tag, conn);
         self.connecting += 1;
         cx.stats.half_open += 1;
-        cx.actions.push_back(Action::Connect { conn, addr });
+        cx.actions.push_back(Action::Connect { conn, addr, tls: None });
         cx.touched.push(conn);
     }
 

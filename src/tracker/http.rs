@@ -10,11 +10,12 @@
 //! address it got, connects, sends [`HttpTransaction::request`], and feeds what comes back. It also
 //! owns the time-out ([`limits::TRACKER_TIMEOUT`] for all of it).
 //!
-//! Not done here: TLS, proxies, asking for compression (a reply in gzip is read, though), cookies.
+//! `https://` is the same over a connection with TLS, which the owner makes (see [`HttpTransaction::tls_host`]).
+//! Not done here: proxies, asking for compression (a reply in gzip is read, though), cookies.
 //!
 //! Where a tracker may send us (libtorrent's audit of 2020, F1): never to link-local, multicast or
 //! unspecified addresses; to loopback only for a path that names an announce; a redirect never from
-//! a public host to a private one, never to another scheme than http.
+//! a public host to a private one, never from https back to http.
 //!
 //! [BEP 3](https://www.bittorrent.org/beps/bep_0003.html)
 
@@ -51,7 +52,8 @@ pub struct HttpTransaction {
 }
 
 impl HttpTransaction {
-    /// Prepares the announce. [`TrackerError::Unsupported`] for anything but `http://`.
+    /// Prepares the announce. [`TrackerError::Unsupported`] for anything but `http://`, and `https://` where
+    /// the build has TLS.
     pub fn new(url: Url, announce: &Announce) -> Result<Self, TrackerError> {
         let mut this = Self::with(url, None)?;
         append_query(&mut this.url.target, announce);
@@ -81,9 +83,7 @@ impl HttpTransaction {
     }
 
     fn with(url: Url, scrape: Option<InfoHash>) -> Result<Self, TrackerError> {
-        if url.scheme != Scheme::Http {
-            return Err(TrackerError::Unsupported(url.scheme));
-        }
+        speaks(url.scheme)?;
         let reader = ResponseReader::new(limits::TRACKER_BODY);
         Ok(Self { url, scrape, reader, redirects: 0, from_public: false, done: false })
     }
@@ -91,6 +91,11 @@ impl HttpTransaction {
     /// What to look up and connect to now: a name or an IP address, and the port.
     pub fn host(&self) -> (&str, u16) {
         (&self.url.host, self.url.port)
+    }
+
+    /// Whom to expect there, when the connection is to be made with TLS.
+    pub fn tls_host(&self) -> Option<&str> {
+        (self.url.scheme == Scheme::Https).then_some(&self.url.host)
     }
 
     /// Whether `ip`, which [`Self::host`] was found to mean, may be connected to. Call it for the
@@ -179,8 +184,10 @@ impl HttpTransaction {
             return Err(TrackerError::Redirects);
         }
         let to = self.url.join(location)?;
-        if to.scheme != Scheme::Http {
-            return Err(TrackerError::Unsupported(to.scheme));
+        speaks(to.scheme)?;
+        if (self.url.scheme, to.scheme) == (Scheme::Https, Scheme::Http) {
+            let why = format!("redirect from {} to {}, which is not encrypted", self.url.host, to.host);
+            return Err(TrackerError::Refused(why));
         }
         // Names are judged by their address, in may_connect; literals can be judged at once.
         if Reach::of_host(&self.url.host) == Reach::Public
@@ -190,6 +197,15 @@ impl HttpTransaction {
             return Err(TrackerError::Refused(why));
         }
         Ok(to)
+    }
+}
+
+/// Whether this module, in this build, speaks it.
+fn speaks(scheme: Scheme) -> Result<(), TrackerError> {
+    match scheme {
+        Scheme::Http => Ok(()),
+        Scheme::Https if cfg!(feature = "tls") => Ok(()),
+        other => Err(TrackerError::Unsupported(other)),
     }
 }
 
@@ -392,13 +408,11 @@ mod tests {
         assert!(matches!(answer(b"HTTP/1.1 204 None\r\n\r\n"), TrackerError::BadReply(_)));
         let large = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", limits::TRACKER_BODY + 1);
         assert!(matches!(answer(large.as_bytes()), TrackerError::Http(HttpError::BodyTooLong { .. })));
-        for url in ["https://h/", "udp://h:1/"] {
+        for (url, spoken) in [("https://h/", cfg!(feature = "tls")), ("udp://h:1/", false)] {
             let url = Url::parse(url).unwrap();
             let scheme = url.scheme;
-            assert_eq!(
-                HttpTransaction::new(url, &announce(Event::None)).unwrap_err(),
-                TrackerError::Unsupported(scheme)
-            );
+            let made = HttpTransaction::new(url, &announce(Event::None)).map(|_| ());
+            assert_eq!(made, if spoken { Ok(()) } else { Err(TrackerError::Unsupported(scheme)) });
         }
     }
 
@@ -450,7 +464,14 @@ mod tests {
         assert_eq!(done("http://127.0.0.1/announce", "http://localhost:2/announce"), None);
         assert!(matches!(done("http://h/", "file:///etc/passwd"), Some(TrackerError::Url(_))));
         assert!(matches!(done("http://h/", "http://2130706433/"), Some(TrackerError::Url(_))));
-        assert_eq!(done("http://h/", "https://h/"), Some(TrackerError::Unsupported(Scheme::Https)));
+        let spoken = cfg!(feature = "tls");
+        let https = (!spoken).then_some(TrackerError::Unsupported(Scheme::Https));
+        assert_eq!(done("http://h/", "https://h/"), https);
+        if spoken {
+            assert_eq!(done("https://h/", "/announce"), None);
+            assert!(matches!(done("https://h/", "http://h/"), Some(TrackerError::Refused(_))));
+            assert!(matches!(done("https://h/", "https://10.0.0.1/"), Some(TrackerError::Refused(_))));
+        }
         assert_eq!(done("http://h/", "udp://h:1/"), Some(TrackerError::Unsupported(Scheme::Udp)));
     }
 

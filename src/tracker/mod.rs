@@ -7,8 +7,9 @@
 //! - [`reply`] reads the bencoded body (BEP 3, 7, 23, 24, 31).
 //!
 //! Nothing here looks up names, opens sockets or reads a clock: the session does, and reports back
-//! with `feed`, `on_reply` and `on_error`. `https://` trackers are kept in their tiers and refused with
-//! [`TrackerError::Unsupported`], so that the user is told and the others are tried.
+//! with `feed`, `on_reply` and `on_error`. `https://` trackers are kept in their tiers by builds without the
+//! feature `tls` too, and refused with [`TrackerError::Unsupported`], so that the user is told and the
+//! others are tried.
 //!
 //! ```text
 //! Tiers::poll -> Due -> HttpTransaction::new -> (look up, connect) -> request -> feed/eof -> Progress::Done
@@ -197,6 +198,7 @@ impl fmt::Display for TrackerError {
             Self::Resolve(why) => write!(f, "name lookup failed: {why}"),
             Self::Connect(why) => write!(f, "connection failed: {why}"),
             Self::Timeout => f.write_str("no answer in time"),
+            Self::Unsupported(Scheme::Https) => f.write_str("https trackers are skipped: this build has no TLS"),
             Self::Unsupported(scheme) => write!(f, "{scheme} trackers are not supported"),
             Self::NoScrape => f.write_str("its URL does not tell where to scrape"),
         }

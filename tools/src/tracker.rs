@@ -1,4 +1,4 @@
-//! A tracker for tests: HTTP and UDP, any info hash, compact and dictionary replies, IPv4 and IPv6 peers.
+//! A tracker for tests: HTTP, HTTPS and UDP, any info hash, compact and dictionary replies, IPv4 and IPv6 peers.
 //!
 //! It is written without btmio's own parsers, so that an error in those is not answered by the same
 //! error here. A thread accepts, one more serves each connection. It is not for the open network:
@@ -19,6 +19,8 @@
 //! [BEP 23](https://www.bittorrent.org/beps/bep_0023.html),
 //! [BEP 48](https://www.bittorrent.org/beps/bep_0048.html)
 
+#[cfg(feature = "tls")]
+mod tls;
 mod udp;
 
 use std::collections::BTreeMap;
@@ -59,6 +61,9 @@ pub struct Options {
     pub bind: IpAddr,
     /// Speak UDP too, on the same port.
     pub udp: bool,
+    /// Speak nothing but TLS where HTTP is spoken otherwise.
+    #[cfg(feature = "tls")]
+    pub tls: Option<Arc<rustls::ServerConfig>>,
     /// The interval it asks for, in seconds.
     pub interval: u32,
     /// The shortest interval it asks for, in seconds.
@@ -91,6 +96,8 @@ impl Default for Options {
             port: 0,
             bind: IpAddr::V4(Ipv4Addr::LOCALHOST),
             udp: false,
+            #[cfg(feature = "tls")]
+            tls: None,
             interval: 120,
             min_interval: None,
             peers: Vec::new(),
@@ -147,7 +154,8 @@ pub struct Tracker {
 }
 
 impl Tracker {
-    /// Starts one. `log` gets a JSON object for each announce, without the line's end.
+    /// Starts one. `log` gets a JSON object for each announce, without the line's end; with TLS also one for each
+    /// handshake.
     pub fn start(options: Options, log: impl Fn(&str) + Send + Sync + 'static) -> io::Result<Self> {
         Self::start_with_greeting(options, log, |_| {})
     }
@@ -169,7 +177,7 @@ impl Tracker {
             ending: AtomicBool::new(false),
             connections: AtomicUsize::new(0),
         });
-        greet(&shared.url("http"));
+        greet(&shared.url(shared.web()));
         if shared.options.udp {
             greet(&shared.url("udp"));
         }
@@ -190,7 +198,7 @@ impl Tracker {
 
     /// Where to announce.
     pub fn announce_url(&self) -> String {
-        self.shared.url("http")
+        self.shared.url(self.shared.web())
     }
 
     /// Where to announce over UDP, if it speaks that.
@@ -252,6 +260,15 @@ fn open(options: &Options) -> io::Result<(TcpListener, Option<UdpSocket>)> {
 }
 
 impl Shared {
+    /// What is spoken over streams.
+    fn web(&self) -> &'static str {
+        #[cfg(feature = "tls")]
+        if self.options.tls.is_some() {
+            return "https";
+        }
+        "http"
+    }
+
     fn url(&self, scheme: &str) -> String {
         match self.addr.ip().is_unspecified() {
             true => format!("{scheme}://localhost:{}/announce", self.addr.port()),
@@ -288,11 +305,24 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
     }
 }
 
+/// What a request comes over.
+trait Talk: Read + Write {}
+impl<T: Read + Write> Talk for T {}
+
 /// Serves one request and closes.
 fn serve(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
     let peer = stream.peer_addr()?;
+    #[cfg(feature = "tls")]
+    if let Some(config) = &shared.options.tls {
+        return tls::serve(stream, config, shared, |stream| converse(stream, peer, shared));
+    }
+    converse(&mut stream, peer, shared)
+}
+
+/// One request, one answer.
+fn converse(stream: &mut dyn Talk, peer: SocketAddr, shared: &Shared) -> io::Result<()> {
     let mut head = Vec::new();
     let mut buf = [0u8; 4096];
     while !head.windows(4).any(|w| w == b"\r\n\r\n") {
@@ -307,16 +337,16 @@ fn serve(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
     let (method, target) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
     if method != "GET" {
-        return respond(&mut stream, shared, 405, b"", "");
+        return respond(stream, shared, 405, b"", "");
     }
     match path.rsplit('/').next() {
-        Some("announce") => announce(&mut stream, shared, peer.ip().to_canonical(), path, query),
-        Some("scrape") => respond(&mut stream, shared, 200, &scrape(shared, query), ""),
-        _ => respond(&mut stream, shared, 404, b"no such page\n", ""),
+        Some("announce") => announce(stream, shared, peer.ip().to_canonical(), path, query),
+        Some("scrape") => respond(stream, shared, 200, &scrape(shared, query), ""),
+        _ => respond(stream, shared, 404, b"no such page\n", ""),
     }
 }
 
-fn respond(stream: &mut TcpStream, shared: &Shared, status: u16, body: &[u8], extra: &str) -> io::Result<()> {
+fn respond(stream: &mut dyn Talk, shared: &Shared, status: u16, body: &[u8], extra: &str) -> io::Result<()> {
     let phrase = match status {
         200 => "OK",
         302 => "Found",
@@ -369,7 +399,7 @@ fn parameters(query: &str) -> Vec<(String, Vec<u8>)> {
     query.split('&').filter_map(|p| p.split_once('=')).map(|(k, v)| (k.to_owned(), decode(v))).collect()
 }
 
-fn announce(stream: &mut TcpStream, shared: &Shared, ip: IpAddr, path: &str, query: &str) -> io::Result<()> {
+fn announce(stream: &mut dyn Talk, shared: &Shared, ip: IpAddr, path: &str, query: &str) -> io::Result<()> {
     let o = &shared.options;
     let parameters = parameters(query);
     let raw = |key: &str| parameters.iter().find(|(k, _)| k == key).map(|(_, v)| v.as_slice());

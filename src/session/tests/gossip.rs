@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use super::rig::*;
+use crate::blocklist::Blocklist;
 use crate::config::limits;
 use crate::id::{ConnKey, TorrentKey};
 use crate::session::CloseReason;
@@ -177,4 +178,39 @@ fn one_message_a_minute_is_read_and_a_flood_closes() {
     assert_eq!(rig.status(t).known, 2 + 1 + 50);
     (0..30).for_each(|_| rig.names(teller, &[lan(22)]));
     assert!(matches!(rig.why_closed(teller), Some(CloseReason::Protocol(_))));
+}
+
+#[test]
+fn whoever_is_blocked_is_neither_let_in_nor_dialled() {
+    let c = Content::pieces(4, 1);
+    let (mut r, t) = Rig::leech(&c);
+    let conn = r.gossip(t, ip(1), 1);
+    let other = r.gossip(t, ip(2), 2);
+    r.s.add_peer(r.now, t, lan(7)).unwrap();
+    r.drive();
+    let dialled = r.dialled.iter().find(|d| d.1 == lan(7)).expect("the user named it").0;
+    let list = Blocklist::parse(b"10.0.0.2\n10.0.0.6-10.0.0.9\n").unwrap().list;
+    r.s.set_blocklist(r.now, list);
+    r.drive();
+    assert_eq!(r.why_closed(other), Some(&CloseReason::Blocked));
+    assert_eq!(r.why_closed(dialled), Some(&CloseReason::Blocked));
+    assert!(r.is_open(conn));
+    assert_eq!(r.knock(ip(2)), None);
+    let mapped = SocketAddr::from((ip(2).ip().to_string().parse::<std::net::Ipv4Addr>().unwrap().to_ipv6_mapped(), 5));
+    assert_eq!(r.knock(mapped), None);
+    r.dialled.clear();
+    r.names(conn, &[lan(8), lan(10)]);
+    r.learn(t, [lan(9), lan(11)]);
+    r.s.add_peer(r.now, t, lan(6)).unwrap();
+    r.pass(secs(100));
+    let mut seen = r.dialled_addrs();
+    seen.sort();
+    seen.dedup();
+    assert_eq!(seen, [lan(10), lan(11)]);
+    assert!(r.s.stats(r.now).blocked >= 4, "{}", r.s.stats(r.now).blocked);
+    // With another list they are dialled.
+    r.s.set_blocklist(r.now, Blocklist::default());
+    r.pass(secs(30));
+    assert!(r.dialled_addrs().contains(&lan(6)) && r.dialled_addrs().contains(&lan(7)), "{:?}", r.dialled_addrs());
+    assert!(r.knock(ip(2)).is_some());
 }

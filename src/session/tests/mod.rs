@@ -6,6 +6,7 @@
 //! right content, `piece 0.1 (wrong)` with any other.
 
 mod dht;
+mod disk;
 mod gossip;
 mod joining;
 mod life;

@@ -498,7 +498,7 @@ impl Rig {
     fn actions(&mut self) {
         while let Some(action) = self.s.poll_action() {
             match action {
-                Action::Connect { conn, addr } => self.dialled.push((conn, addr)),
+                Action::Connect { conn, addr, .. } => self.dialled.push((conn, addr)),
                 Action::Close { conn, why } => {
                     self.wires.remove(&conn);
                     self.held.remove(&conn);

@@ -14,6 +14,8 @@ struct World {
     key: TorrentKey,
     resolves: Vec<(u64, String)>,
     connects: Vec<(ConnKey, SocketAddr)>,
+    /// Whom TLS shall find there, of all streams that were asked for.
+    hosts: Vec<Option<String>>,
     alerts: Vec<TrackerOutcome>,
 }
 
@@ -28,7 +30,8 @@ fn world(trackers: &[&str]) -> World {
     s.set_port(6881);
     let key = s.add(now, add).unwrap();
     s.handle(now, Input::Opened { torrent: key, files: vec![None] });
-    let mut w = World { now, s, key, resolves: Vec::new(), connects: Vec::new(), alerts: Vec::new() };
+    let mut w =
+        World { now, s, key, resolves: Vec::new(), connects: Vec::new(), hosts: Vec::new(), alerts: Vec::new() };
     w.drain();
     w
 }
@@ -38,7 +41,10 @@ impl World {
         while let Some(action) = self.s.poll_action() {
             match action {
                 Action::Resolve { id, host } => self.resolves.push((id, host)),
-                Action::Connect { conn, addr } => self.connects.push((conn, addr)),
+                Action::Connect { conn, addr, tls } => {
+                    self.connects.push((conn, addr));
+                    self.hosts.push(tls);
+                }
                 _ => {}
             }
         }
@@ -286,13 +292,17 @@ fn a_redirect_stays_in_its_family() {
 
 #[test]
 fn scrapes_change_counts_and_nothing_else() {
-    let mut w = world(&["udp://t:6969/announce", "http://t/announce", "http://t/other", "https://t/announce"]);
+    let mut w = world(&["udp://t:6969/announce", "http://t/announce", "http://t/other", "https://t/other"]);
     w.resolve(&BOTH[..1]);
     w.serve(&[]);
     let before = w.alerts.len();
     w.s.scrape(w.now, w.key).unwrap();
     w.drain();
-    assert_eq!(w.errors(), ["its URL does not tell where to scrape", "https trackers are not supported"]);
+    let https = match cfg!(feature = "tls") {
+        true => "its URL does not tell where to scrape",
+        false => "https trackers are skipped: this build has no TLS",
+    };
+    assert_eq!(w.errors(), ["its URL does not tell where to scrape", https]);
     w.s.scrape(w.now, w.key).unwrap();
     w.drain();
     assert_eq!(w.resolves.len(), 2, "those under way are not asked twice");
@@ -311,4 +321,17 @@ fn scrapes_change_counts_and_nothing_else() {
     let ok = w.alerts[before..].iter().filter(|o| matches!(o, TrackerOutcome::Scrape { seeders: Some(5), .. }));
     assert_eq!(ok.count(), 1);
     assert!(w.s.conns.iter().all(|(_, c)| c.peer().is_some()) && w.s.transactions.is_empty());
+}
+
+#[cfg(feature = "tls")]
+#[test]
+fn https_is_http_to_a_host_that_proves_who_it_is() {
+    let mut w = world(&["https://tracker.example:8443/announce"]);
+    w.resolve(&BOTH[..1]);
+    assert_eq!(w.hosts, [Some("tracker.example".to_owned())]);
+    let (conn, addr, request) = w.request();
+    assert_eq!(addr.port(), 8443);
+    assert!(request.contains("\r\nHost: tracker.example:8443\r\n"), "{request}");
+    w.reply(conn, "d8:intervali900e5:peers0:e");
+    assert_eq!(w.s.trackers(w.key)[0].state, "working");
 }

@@ -22,9 +22,10 @@ use btmio::wire::{self, Decoder, Event, ExtHandshake, Message};
 pub type Target = fn(&[u8]);
 
 /// All targets by name.
-pub const TARGETS: [(&str, Target); 22] = [
+pub const TARGETS: [(&str, Target); 23] = [
     ("arguments", text::arguments),
     ("bencode", bencode),
+    ("blocklist", text::blocklist),
     ("decoder", decoder),
     ("dht", dht::node),
     ("dns", text::dns),

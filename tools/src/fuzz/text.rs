@@ -1,5 +1,6 @@
 //! Targets for text: links, command lines, the system's files.
 
+use btmio::blocklist::{BAD_SHOWN, Blocklist};
 use btmio::config::limits;
 use btmio::http::{self, Url};
 use btmio::metainfo::magnet::{self, Magnet, MagnetError};
@@ -18,6 +19,28 @@ pub(super) fn url(data: &[u8]) {
         assert!(![&authority, &redacted].iter().any(|s| s.contains(char::is_control)), "{u:?}");
         assert!(!u.path().contains(['\r', '\n', ' ']), "{u:?}: it would end the request line");
     }
+}
+
+/// A list of blocked addresses: its lines one by one say the same as all together.
+pub(super) fn blocklist(data: &[u8]) {
+    let parsed = match Blocklist::parse(data) {
+        Ok(parsed) => parsed,
+        Err(e) => return assert!(!e.to_string().contains(char::is_control), "{e:?}"),
+    };
+    assert_eq!(parsed.bad.len(), parsed.bad_count.min(BAD_SHOWN));
+    assert!(parsed.bad.iter().all(|b| !b.to_string().contains(char::is_control)), "{:?}", parsed.bad);
+    let mark = data.windows(3).any(|w| w == b"\xef\xbb\xbf");
+    if data.starts_with(&[0x1f, 0x8b]) || data.len() > 4096 || mark {
+        return;
+    }
+    let mut one_by_one = Blocklist::default();
+    for line in data.split(|&b| b == b'\n') {
+        if let Ok(parsed) = Blocklist::parse(line) {
+            one_by_one.join(parsed.list);
+        }
+    }
+    assert_eq!(one_by_one, parsed.list);
+    assert_eq!(parsed.list.is_empty(), parsed.list.ranges() == 0);
 }
 
 /// A magnet link: what is read and written again is the same.

@@ -47,6 +47,7 @@ pub(crate) fn run(payload: &Payload, dir: &Path) -> Result<String, String> {
         pex: false,
         dht: Vec::new(),
         up_limit: 0,
+        roots: None,
         extra,
     };
     let mut node = Client::Btmio.start(&job)?;

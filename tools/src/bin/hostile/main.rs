@@ -153,6 +153,7 @@ fn one(client: Client, nofile: u64, attack: &Attack, payload: &Payload, scratch:
         pex: false,
         dht: Vec::new(),
         up_limit: 0,
+        roots: None,
         extra: vec!["--seed-time=10m".into()],
     };
     let mut node = with_nofile(nofile, || client.start(&job))?;

@@ -61,6 +61,8 @@ pub(crate) struct Job {
     pub(crate) dht: Vec<SocketAddrV4>,
     /// Upload limit in KiB/s, 0 for none. Transmission, aria2.
     pub(crate) up_limit: u32,
+    /// Certificates to trust. btmio.
+    pub(crate) roots: Option<PathBuf>,
     /// Further arguments. btmio; libtorrent's have no dashes in front.
     pub(crate) extra: Vec<String>,
 }
@@ -103,6 +105,9 @@ impl Client {
         command.current_dir(&job.home).env("HOME", &job.home).env("LC_ALL", "C.UTF-8").env_remove("DISPLAY");
         for (name, sub) in [("CONFIG", "config"), ("DATA", "data"), ("CACHE", "cache"), ("STATE", "state")] {
             command.env(format!("XDG_{name}_HOME"), job.home.join(sub));
+        }
+        if let Some(roots) = &job.roots {
+            command.env("SSL_CERT_FILE", roots);
         }
         let child = Child::spawn(self.name(), &job.home, command).map_err(|e| format!("starting {e}"))?;
         let mut node = Node { client: self, child, ip: job.ip.clone(), home: job.home.clone() };

@@ -15,6 +15,7 @@
 mod clients;
 mod finding;
 mod http;
+mod https;
 mod large;
 mod scenarios;
 mod trackers;

@@ -37,6 +37,7 @@ pub(crate) fn names() -> Vec<String> {
         "pex-libtorrent",
         "opentracker",
         "opentracker-udp",
+        // Not "https" and "https-nginx": run by name, the latter where nginx is.
         // Not "opentracker-udp6": Debian's opentracker has no IPv6. It is run by name where a build has it.
         "udp",
         "udp6",
@@ -69,6 +70,8 @@ pub(crate) fn run(name: &str, world: &World) -> Result<String, String> {
         "pex-transmission" => world.pex(Client::Transmission, Client::Btmio),
         "pex-libtorrent" => world.pex(Client::Libtorrent, Client::Btmio),
         "pex-btmio" => world.pex(Client::Btmio, Client::Libtorrent),
+        "https" => world.https(),
+        "https-nginx" => world.https_nginx(),
         "scrape" => world.scrape(),
         "mixed" => world.mixed(),
         "resume" => world.resume(),
@@ -97,7 +100,7 @@ fn pair(name: &str) -> Result<(Client, Client), String> {
 }
 
 impl World {
-    fn hash(&self) -> [u8; 20] {
+    pub(crate) fn hash(&self) -> [u8; 20] {
         self.payload.info_hash()
     }
 
@@ -109,13 +112,18 @@ impl World {
         Tracker::ours(&self.hash(), Options::default(), over)
     }
 
-    fn opentracker(&self, over: Over) -> Result<Tracker, String> {
+    pub(crate) fn opentracker(&self, over: Over) -> Result<Tracker, String> {
         Tracker::open(&self.dir, &self.hash(), over)
     }
 
+    /// This world.
+    pub(crate) fn on_v4(&self) -> Self {
+        Self { dir: self.dir.clone(), payload: Payload::interop(), net: self.net }
+    }
+
     /// The same with clients on IPv6 addresses. btmio and libtorrent only.
-    fn over_v6(&self) -> Self {
-        Self { dir: self.dir.clone(), payload: Payload::interop(), net: "fd77::" }
+    pub(crate) fn over_v6(&self) -> Self {
+        Self { net: "fd77::", ..self.on_v4() }
     }
 
     /// Writes a `.torrent` with these tracker tiers.
@@ -139,7 +147,8 @@ impl World {
         let (dir, home) = (self.dir.join(format!("{n}-data")), self.dir.join(format!("{n}-{}", client.name())));
         std::fs::create_dir_all(&dir).map_err(|e| e.to_string())?;
         let (torrent, ip) = (torrent.to_owned(), format!("{}{n}", self.net));
-        Ok(Job { client, role, ip, torrent, dir, home, pex: false, dht: Vec::new(), up_limit: 0, extra: Vec::new() })
+        let (pex, dht, up_limit, roots, extra) = (false, Vec::new(), 0, None, Vec::new());
+        Ok(Job { client, role, ip, torrent, dir, home, pex, dht, up_limit, roots, extra })
     }
 
     /// Starts a client and waits until the tracker knows of it, as a seed or as a leech.

@@ -18,6 +18,8 @@ const IP6: &str = "fd77::1";
 pub(crate) enum Over {
     /// HTTP over IPv4.
     Http,
+    /// HTTP over IPv6.
+    Http6,
     /// UDP over IPv4.
     Udp,
     /// UDP over IPv6.
@@ -50,13 +52,14 @@ impl Tracker {
         let log = Arc::new(Mutex::new(Vec::new()));
         let lines = Arc::clone(&log);
         // Long enough that a client that announces once a minute is not forgotten.
-        let ip = if over == Over::Udp6 { IP6 } else { IP };
+        let udp = matches!(over, Over::Udp | Over::Udp6);
+        let ip = if matches!(over, Over::Udp6 | Over::Http6) { IP6 } else { IP };
         let bind = ip.parse().expect("an address");
-        let options = Options { bind, udp: over != Over::Http, interval: 60, ..options };
+        let options = Options { bind, udp, interval: 60, ..options };
         let keep = move |line: &str| lines.lock().unwrap_or_else(PoisonError::into_inner).push(line.to_owned());
         let tracker = tracker::Tracker::start(options, keep).map_err(|e| format!("tracker: {e}"))?;
         let http = tracker.announce_url();
-        let url = if over == Over::Http { http.clone() } else { tracker.udp_url() };
+        let url = if udp { tracker.udp_url() } else { http.clone() };
         Ok(Self { kind: Kind::Ours { _tracker: tracker, log }, url, http, hash: percent(hash) })
     }
 

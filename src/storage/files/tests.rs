@@ -1,0 +1,76 @@
+//! A volume that is not there: nothing is made where it should be.
+
+use super::super::tests::{Rig, T, TempDir, config, good, layout};
+use super::super::{Disk, Done, Lane};
+use super::*;
+use crate::storage::Storage;
+use std::fs;
+use std::os::unix::fs::symlink;
+
+#[test]
+fn nothing_is_made_where_a_volume_was() {
+    let (tmp, layout) = (TempDir::new(), layout(65_536, &[("t/a", 65_536)]));
+    let dir = tmp.path().join("mounted/here");
+    let mut rig = Rig::new(Disk::new(config(Lane::Gather)), &layout, &dir);
+    rig.s.prepare(T, &|_| true).unwrap();
+    rig.s.close(T).unwrap();
+    fs::rename(tmp.path().join("mounted"), tmp.path().join("away")).unwrap();
+    rig.open(&dir);
+    let e = rig.s.prepare(T, &|_| true).unwrap_err();
+    assert_eq!((e.kind, e.path), (DiskErrorKind::Missing, dir.clone()));
+    rig.receive_piece(0);
+    rig.hash(0);
+    assert!(matches!(&rig.settle()[..], [Done::Failed { error, .. }] if error.kind == DiskErrorKind::Missing));
+    assert!(!tmp.path().join("mounted").exists());
+    rig.s.close(T).unwrap();
+    // It is back.
+    fs::rename(tmp.path().join("away"), tmp.path().join("mounted")).unwrap();
+    rig.open(&dir);
+    rig.receive_piece(0);
+    rig.hash(0);
+    assert_eq!(rig.settle().iter().map(good).collect::<Vec<_>>(), [0]);
+}
+
+#[test]
+fn an_empty_folder_on_another_device_is_not_the_volume() {
+    let other = Path::new("/dev/shm");
+    let (tmp, layout) = (TempDir::new(), layout(65_536, &[("t/a", 65_536), ("t/b", 65_536)]));
+    let dev = |path: &Path| fs::metadata(path).map(|m| m.dev()).ok();
+    if dev(other).is_none_or(|d| Some(d) == dev(tmp.path())) {
+        return; // there is no other device here
+    }
+    let other = other.join(tmp.path().file_name().unwrap());
+    let (link, here) = (tmp.path().join("link"), tmp.path().join("here"));
+    fs::create_dir(&other).unwrap();
+    fs::create_dir(&here).unwrap();
+    symlink(&here, &link).unwrap();
+    let point_to = |to: &Path| {
+        fs::remove_file(&link).unwrap();
+        symlink(to, &link).unwrap();
+    };
+    let mut rig = Rig::new(Disk::new(config(Lane::Gather)), &layout, &link);
+    rig.receive_piece(0);
+    rig.hash(0);
+    assert_eq!(rig.settle().len(), 1);
+    rig.s.close(T).unwrap();
+    point_to(&other);
+    rig.open(&link);
+    let e = rig.s.prepare(T, &|_| true).unwrap_err();
+    assert_eq!(e.kind, DiskErrorKind::Unmounted);
+    assert_eq!(e.to_string(), format!("{}: open folder: its volume is not mounted", link.display()));
+    rig.receive_piece(1);
+    rig.hash(1);
+    assert!(matches!(&rig.settle()[..], [Done::Failed { error, .. }] if error.kind == DiskErrorKind::Unmounted));
+    assert_eq!(fs::read_dir(&other).unwrap().count(), 0, "nothing was made there");
+    rig.s.close(T).unwrap();
+    // A volume may have another number when it is mounted again: its files tell.
+    fs::create_dir(other.join("t")).unwrap();
+    fs::copy(here.join("t/a"), other.join("t/a")).unwrap();
+    rig.open(&link);
+    rig.receive_piece(1);
+    rig.hash(1);
+    assert_eq!(rig.settle().iter().map(good).collect::<Vec<_>>(), [1]);
+    assert!(other.join("t/b").exists() && !here.join("t/b").exists());
+    drop(rig);
+    fs::remove_dir_all(&other).unwrap();
+}

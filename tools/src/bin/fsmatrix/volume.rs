@@ -1,0 +1,255 @@
+//! Volumes to break: images on loop devices, and a FUSE program.
+
+use crate::Result;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+use tools::process::wait_for;
+
+/// Bytes of an image: the least that mkfs.xfs takes, and then some.
+const IMAGE: &str = "400M";
+
+/// What kind of volume.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Tmpfs,
+    Ext4,
+    Xfs,
+    Btrfs,
+    Overlay,
+    Ntfs,
+    Fuse,
+}
+
+/// What happens to it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fault {
+    Full,
+    Truncated,
+    Eio,
+    Shutdown,
+    ReadOnly,
+    Slow,
+}
+
+impl Kind {
+    pub(crate) const ALL: [Self; 7] =
+        [Self::Tmpfs, Self::Ext4, Self::Xfs, Self::Btrfs, Self::Overlay, Self::Ntfs, Self::Fuse];
+
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Tmpfs => "tmpfs",
+            Self::Ext4 => "ext4",
+            Self::Xfs => "xfs",
+            Self::Btrfs => "btrfs",
+            Self::Overlay => "overlay",
+            Self::Ntfs => "ntfs-3g",
+            Self::Fuse => "fuse",
+        }
+    }
+}
+
+impl Fault {
+    pub(crate) const ALL: [Self; 6] =
+        [Self::Full, Self::Truncated, Self::Eio, Self::Shutdown, Self::ReadOnly, Self::Slow];
+
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Full => "full",
+            Self::Truncated => "truncated",
+            Self::Eio => "eio",
+            Self::Shutdown => "shut-down",
+            Self::ReadOnly => "read-only",
+            Self::Slow => "slow",
+        }
+    }
+
+    /// It is there before the first byte.
+    pub(crate) const fn comes_first(self) -> bool {
+        matches!(self, Self::Full | Self::ReadOnly)
+    }
+
+    /// What an error has to say, one of these.
+    pub(crate) const fn causes(self) -> &'static [&'static str] {
+        match self {
+            Self::Full => &["no space left"],
+            Self::Truncated => &["shorter than it should be"],
+            Self::Eio => &["the device failed"],
+            Self::Shutdown => &["the device failed", "is missing", "not mounted"],
+            Self::ReadOnly => &["read-only"],
+            Self::Slow => &[],
+        }
+    }
+}
+
+/// A mounted volume; unmounted when dropped.
+pub(crate) struct Volume {
+    kind: Kind,
+    fault: Fault,
+    image: PathBuf,
+    /// What an overlay lies on.
+    below: Option<PathBuf>,
+    at: PathBuf,
+}
+
+/// Runs a command; its words when it fails.
+fn run(program: &str, args: &[&str]) -> Result<()> {
+    let out = Command::new(program).args(args).stdin(Stdio::null()).output();
+    let out = out.map_err(|e| format!("{program}: {e}"))?;
+    let said = String::from_utf8_lossy(&out.stderr);
+    if out.status.success() { Ok(()) } else { Err(format!("{program}: {}", said.trim().replace('\n', "; "))) }
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap_or_default()
+}
+
+impl Volume {
+    /// Makes and mounts one; the reason why that fault cannot be had on it.
+    pub(crate) fn make(kind: Kind, fault: Fault, scratch: &Path) -> Result<Self> {
+        let image = scratch.join("image");
+        let at = scratch.join("volume");
+        let below = (kind == Kind::Overlay).then(|| scratch.join("below"));
+        let _ = fs::remove_file(&image);
+        let _ = fs::remove_dir_all(scratch.join("root"));
+        for dir in below.iter().chain([&at]) {
+            fs::create_dir_all(dir).map_err(super::text)?;
+        }
+        match (kind, fault) {
+            (Kind::Fuse, Fault::Eio | Fault::Slow) => {}
+            (Kind::Fuse, _) => return Err("the program passes a folder through: see the others".into()),
+            (_, Fault::Eio | Fault::Slow) => return Err("needs a failing block device".into()),
+            (Kind::Ext4 | Kind::Xfs | Kind::Overlay, Fault::Shutdown) | (_, Fault::Full | Fault::Truncated) => {}
+            (_, Fault::Shutdown) => return Err("has no such call".into()),
+            (_, Fault::ReadOnly) => {}
+        }
+        let volume = Self { kind, fault, image, below, at };
+        volume.format()?;
+        volume.mount()?;
+        Ok(volume)
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.at
+    }
+
+    fn format(&self) -> Result<()> {
+        let image = text(&self.image);
+        if !matches!(self.kind, Kind::Tmpfs | Kind::Fuse) {
+            run("truncate", &["-s", IMAGE, image])?;
+        }
+        match self.kind {
+            Kind::Ext4 | Kind::Overlay => run("mkfs.ext4", &["-q", "-F", image]),
+            Kind::Xfs => run("mkfs.xfs", &["-q", "-f", image]),
+            Kind::Btrfs => run("mkfs.btrfs", &["-q", "-f", image]),
+            Kind::Ntfs => run("mkfs.ntfs", &["-q", "-f", "-F", image]),
+            Kind::Tmpfs | Kind::Fuse => Ok(()),
+        }
+    }
+
+    fn mount(&self) -> Result<()> {
+        let (image, at) = (text(&self.image), text(&self.at));
+        match self.kind {
+            Kind::Tmpfs => run("mount", &["-t", "tmpfs", "-o", "size=100m", "tmpfs", at]),
+            Kind::Ext4 | Kind::Xfs | Kind::Btrfs => run("mount", &["-o", "loop", image, at]),
+            Kind::Ntfs => run("mount", &["-t", "ntfs-3g", "-o", "loop", image, at]),
+            Kind::Overlay => {
+                let below = text(self.below.as_deref().unwrap_or(&self.at));
+                run("mount", &["-o", "loop", image, below])?;
+                for dir in ["lower", "upper", "work"] {
+                    fs::create_dir_all(Path::new(below).join(dir)).map_err(super::text)?;
+                }
+                let dirs = format!("lowerdir={below}/lower,upperdir={below}/upper,workdir={below}/work");
+                run("mount", &["-t", "overlay", "-o", &dirs, "overlay", at])
+            }
+            Kind::Fuse => {
+                let program = std::env::var("BAD_DISK").map_err(|_| "BAD_DISK names no program")?;
+                let root = self.image.with_file_name("root");
+                fs::create_dir_all(&root).map_err(super::text)?;
+                let run = Command::new(&program).arg(at).env("ROOT", &root).status();
+                let ready = run.map_err(|e| format!("{program}: {e}"))?.success();
+                if ready { Ok(()) } else { Err(format!("{program} does not mount")) }
+            }
+        }
+    }
+
+    /// Takes it off. Its files may be closed a moment later.
+    fn unmount(&self) -> Result<()> {
+        let off = |at: &Path| {
+            let done = wait_for(Duration::from_secs(5), || run("umount", &[text(at)]).ok());
+            done.map_or_else(|| run("umount", &[text(at)]), Ok)
+        };
+        off(&self.at)?;
+        self.below.as_deref().map_or(Ok(()), off)
+    }
+
+    fn filler(&self) -> PathBuf {
+        self.at.join("filler")
+    }
+
+    /// The fault comes.
+    pub(crate) fn break_it(&mut self, file: &Path) -> Result<()> {
+        match self.fault {
+            Fault::Full => {
+                // Ends with an error, which is what is wanted.
+                let mut f = fs::File::create(self.filler()).map_err(super::text)?;
+                while std::io::Write::write_all(&mut f, &[7; 1 << 16]).is_ok() {}
+                Ok(())
+            }
+            Fault::Truncated => {
+                fs::OpenOptions::new().write(true).open(file).and_then(|f| f.set_len(1 << 20)).map_err(super::text)
+            }
+            Fault::Eio => self.tell("weio 1"),
+            Fault::Slow => self.tell("wbps 300000"),
+            Fault::Shutdown => {
+                let at = self.below.as_deref().unwrap_or(&self.at);
+                run("xfs_io", &["-x", "-c", "shutdown", text(at)])
+            }
+            Fault::ReadOnly => match self.kind {
+                // A FUSE mount takes no such change: it is made anew.
+                Kind::Ntfs => {
+                    self.unmount()?;
+                    run("mount", &["-t", "ntfs-3g", "-o", "loop,ro", text(&self.image), text(&self.at)])
+                }
+                _ => run("mount", &["-o", "remount,ro", text(&self.at)]),
+            },
+        }
+    }
+
+    fn tell(&self, line: &str) -> Result<()> {
+        fs::write(self.at.join("ctl"), line).map_err(|e| format!("control file: {e}"))
+    }
+
+    /// It is repaired.
+    pub(crate) fn repair(&mut self, _file: &Path) -> Result<()> {
+        match self.fault {
+            Fault::Full => fs::remove_file(self.filler()).map_err(super::text),
+            // Nobody brings those bytes back but the torrent itself.
+            Fault::Truncated => Ok(()),
+            Fault::Eio => self.tell("weio 0"),
+            Fault::Slow => self.tell("wbps 0"),
+            Fault::Shutdown => {
+                self.unmount()?;
+                self.mount()
+            }
+            Fault::ReadOnly => match self.kind {
+                Kind::Ntfs => {
+                    self.unmount()?;
+                    self.mount()
+                }
+                _ => run("mount", &["-o", "remount,rw", text(&self.at)]),
+            },
+        }
+    }
+}
+
+impl Drop for Volume {
+    fn drop(&mut self) {
+        for at in [Some(&self.at), self.below.as_ref()].into_iter().flatten() {
+            if run("umount", &[text(at)]).is_err() {
+                let _ = run("umount", &["-l", text(at)]);
+            }
+        }
+    }
+}
