@@ -115,14 +115,15 @@ pub(super) fn open_in(dir: BorrowedFd<'_>, name: &str, flags: libc::c_int, mode:
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub(super) fn stat_in(dir: BorrowedFd<'_>, name: &str) -> Option<super::FileStat> {
     use rustix::fs::{AtFlags, FileType, StatxFlags, makedev, statx};
-    let asked = StatxFlags::BASIC_STATS | StatxFlags::MNT_ID;
+    // Plain numbers of mounts are given again; these, which Linux has since 6.8, are not.
+    let unique = StatxFlags::from_bits_retain(0x4000);
+    let asked = StatxFlags::BASIC_STATS | unique;
     let s = match statx(dir, single(name).ok()?, AtFlags::SYMLINK_NOFOLLOW, asked) {
         Ok(s) => s,
         Err(rustix::io::Errno::NOSYS | rustix::io::Errno::PERM) => return stat_in_old(dir, name),
         Err(_) => return None,
     };
-    // Only the mount came later than the call: Linux 5.8.
-    let told = StatxFlags::from_bits_retain(s.stx_mask).contains(StatxFlags::MNT_ID);
+    let told = StatxFlags::from_bits_retain(s.stx_mask).contains(unique);
     (FileType::from_raw_mode(s.stx_mode.into()) == FileType::RegularFile).then(|| super::FileStat {
         len: s.stx_size,
         mtime: s.stx_mtime.tv_sec,

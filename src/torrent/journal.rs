@@ -15,8 +15,8 @@
 //! `V` is written plainly, and so survives a killed process but not a power cut; whoever reads it trusts it only under
 //! the same boot (`boot`) and in the same files (`generation`). `D` is written after the data was
 //! synced, and then the journal is synced itself: it is true whenever it can be read. The upper half of a generation
-//! is a hash of the mounts and devices of the piece's files, the lower half one of their inodes: reasons to distrust,
-//! never to trust.
+//! is a hash of the mounts and devices of the piece's files, 0 where those cannot be told from later ones and `V` is not
+//! trusted; the lower half is one of their inodes. They are reasons to distrust, never to trust.
 //!
 //! The checksum covers the info hash too, so a journal filed under another name says nothing. Sequence
 //! numbers only grow, also from one snapshot to the next, so that stale blocks of an older file behind the end of this
@@ -263,7 +263,8 @@ impl Claims {
             c.fits &= same_boot;
             for p in r.first..r.first.saturating_add(r.count).min(generations.len() as u32) {
                 let (p, now) = (PieceIndex::new(p), generations[p as usize]);
-                let here = same_boot && now == Some(r.generation);
+                // A mount without a number may be another one.
+                let here = same_boot && now == Some(r.generation) && r.generation >> 16 != 0;
                 let same_files = now.is_some_and(|now| now & 0xFFFF == r.generation & 0xFFFF);
                 c.fits &= r.kind == Kind::Lost || here;
                 for set in [&mut c.durable, &mut c.verified, &mut c.doubted, &mut c.seen] {
@@ -318,14 +319,17 @@ pub fn generation(
 ) -> Option<u32> {
     let mix = |h: u64, x: u64| (h ^ x).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(29);
     let (mut place, mut inode) = (0, 0);
+    let mut told = true;
     for span in layout.spans(layout.piece_offset(piece), u64::from(layout.piece_size(piece))) {
         if !span.pad {
             let s = stamp(span.file.idx())?;
             place = mix(mix(place, s.mount), s.device);
+            told &= s.mount != 0;
             inode = mix(inode, s.inode);
         }
     }
-    Some(((place >> 48) as u32) << 16 | (inode >> 48) as u32)
+    let place = if told { ((place >> 48) as u32).max(1) } else { 0 };
+    Some(place << 16 | (inode >> 48) as u32)
 }
 
 /// Puts records together, numbered.

@@ -243,6 +243,7 @@ fn a_generation_tells_files_and_places_apart() {
     let moved = of(0, stamp(1, 2, 9), None).unwrap();
     assert_eq!(moved & 0xFFFF, here.0.unwrap() & 0xFFFF);
     assert_ne!(moved >> 16, here.0.unwrap() >> 16);
+    assert_eq!(of(0, stamp(1, 2, 0), None).unwrap() >> 16, 0, "a mount without a number");
     let replaced = of(0, stamp(9, 2, 3), None).unwrap();
     assert_ne!(replaced & 0xFFFF, here.0.unwrap() & 0xFFFF);
     assert_eq!(replaced >> 16, here.0.unwrap() >> 16);
