@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! request  | length 4 | type 2 | flags 2 | seq 4 | port 4 | ifinfomsg 16 or ifaddrmsg 8 |
-//! answer   | the same head | ifinfomsg or ifaddrmsg | attributes: length 2, type 2, value, padding to 4 |...   in host order
+//! answer   | the same head | ifinfomsg or ifaddrmsg | attributes: length 2, type 2, value, padding to 4 |...
+//!            in host order
 //! ```
 //!
 //! Two dumps: the links (name, flags), then the addresses. A socket needs no file, so that this works in a sandbox too,

@@ -1,12 +1,13 @@
 //! The order in which peers are kept when there are too many: canonical priority (BEP 40).
 //!
-//! Both ends of a connection come to the same number, nobody can choose it but by his address, and it says nothing of how
-//! good a peer is: kept by it, a swarm whose members are all full is a random graph.
+//! Both ends of a connection come to the same number, nobody can choose it but by his address, and it says
+//! nothing of how good a peer is: kept by it, a swarm whose members are all full is a random graph.
 //!
 //! ```text
-//! crc32c(the smaller masked address, the larger)     addresses that differ early keep 2 bytes (IPv6: 6) whole,
-//!                                                    others one more than they have in common; of the rest every other bit
-//! crc32c(the smaller port, the larger)               of one and the same address
+//! crc32c(the smaller masked address, the larger)   addresses that differ early keep 2 bytes (IPv6: 6) whole,
+//!                                                  others one more than they have in common; of the rest
+//!                                                  every other bit
+//! crc32c(the smaller port, the larger)             of one and the same address
 //! ```
 //!
 //! [BEP 40](https://www.bittorrent.org/beps/bep_0040.html)

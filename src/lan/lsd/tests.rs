@@ -1,3 +1,5 @@
+//! What is said and heard on the local network, by hand-made datagrams.
+
 use super::*;
 
 fn h(n: u8) -> InfoHash {
