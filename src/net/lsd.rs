@@ -3,8 +3,8 @@
 //!
 //! In use are all interfaces that are up and can do it, of each the first address of a family; with addresses
 //! to bind to, those addresses, or those of the interface. They are looked at anew whenever there is something
-//! to say, so that a network that has just been joined is spoken to. A message goes out from an address that peers are to dial: that of the datagram is
-//! all they know. Link-local addresses are none.
+//! to say, so that a network that has just been joined is spoken to. A message goes out from an address that
+//! peers are to dial: that of the datagram is all they know. Link-local addresses are none.
 
 use std::collections::BTreeSet;
 use std::io;

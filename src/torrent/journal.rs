@@ -15,8 +15,9 @@
 //! `V` is written plainly, and so survives a killed process but not a power cut; whoever reads it trusts it only under
 //! the same boot (`boot`) and in the same files (`generation`). `D` is written after the data was
 //! synced, and then the journal is synced itself: it is true whenever it can be read. The upper half of a
-//! generation is a hash of the mounts and devices of the piece's files, 0 where those cannot be told from later ones and `V` is not
-//! trusted; the lower half is one of their inodes. They are reasons to distrust, never to trust.
+//! generation is a hash of the mounts and devices of the piece's files, 0 where those cannot be told from
+//! later ones and `V` is not trusted; the lower half is one of their inodes. They are reasons to distrust,
+//! never to trust.
 //!
 //! The checksum covers the info hash too, so a journal filed under another name says nothing. Sequence
 //! numbers only grow, also from one snapshot to the next, so that stale blocks of an older file behind the end of this
