@@ -78,5 +78,5 @@ pub(crate) fn run(work: &Work, kills: u32, seed: u64) -> Result<Outcome, String>
 fn sent(seeder: &Child) -> u64 {
     let lines = seeder.output();
     let lines = lines.lines().filter_map(|l| serde_json::from_str::<serde_json::Value>(l).ok());
-    lines.filter_map(|v| v["uploaded"].as_u64()).last().unwrap_or(0)
+    lines.filter_map(|v| v["uploaded"].as_u64()).next_back().unwrap_or(0)
 }
