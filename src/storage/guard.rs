@@ -14,7 +14,7 @@
 //!
 //! The handler reads and writes atomics, calls `mmap` for a page that lies whole in a window that is registered, and
 //! nothing else: no lock, no allocation. A range is registered while its mapping is alive and not a moment longer
-//! ([`Ward`]), so the page it replaces is ours. What the signal was handled by before is written once, before the
+//! (`Ward`), so the page it replaces is ours. What the signal was handled by before is written once, before the
 //! handler is in place.
 #![allow(unsafe_code)]
 
