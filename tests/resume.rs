@@ -180,7 +180,10 @@ fn a_run_that_ends_without_a_word_loses_no_verified_piece() {
     let mut node = s.node();
     let key = s.add(&mut node);
     let status = node.status(key);
-    assert_eq!(status.state, State::Downloading, "nothing to check: the journal tells what was verified");
+    // The last turn may have brought all of it.
+    let state = &status.state;
+    let on = matches!(state, State::Downloading | State::Seeding);
+    assert!(on, "nothing to check: the journal tells what was verified, but {state:?}");
     // And those that had come whole when the first run ended, which were hashed at the start of the second.
     assert!(status.pieces.0 as usize >= had.len() + more.len(), "{:?}", status.pieces);
     complete(&mut [&mut node, &mut s.seed], key);
