@@ -11,6 +11,7 @@
 
 mod link;
 mod listen;
+mod portmap;
 pub mod resolve;
 mod room;
 mod state;
@@ -55,7 +56,8 @@ const UDP_FIRST: usize = LISTEN_FIRST + LISTEN_COUNT;
 const UDP_COUNT: usize = 2;
 /// The helper is through with something.
 const HELPER: usize = UDP_FIRST + UDP_COUNT;
-const FOREIGN_FIRST: usize = HELPER + 1;
+const PORTMAP_FIRST: usize = HELPER + 1;
+const FOREIGN_FIRST: usize = PORTMAP_FIRST + portmap::TOKENS;
 
 /// Bytes hashed and written in one turn.
 const WORK: usize = 4 << 20;
@@ -93,6 +95,9 @@ pub struct LoopConfig {
     pub bind: Vec<IpAddr>,
     /// Where resume records are kept; without one nothing is remembered.
     pub state_dir: Option<PathBuf>,
+    /// Ask the gateway to forward our port (PCP, NAT-PMP, UPnP): only where we listen on more than the loopback, and
+    /// have a private address behind a gateway with a private one. The mapping is taken back on [`Loop::shutdown`].
+    pub portmap: bool,
     /// Certificates (PEM) of those who are trusted to vouch for `https://` trackers; `None` is the system's. Read
     /// when the first of these is asked. Of no effect in builds without the feature `tls`.
     pub tls_roots: Option<PathBuf>,
@@ -106,6 +111,7 @@ impl Default for LoopConfig {
             port: PortChoice::Range(6881, 6999),
             bind: Vec::new(),
             state_dir: None,
+            portmap: false,
             tls_roots: None,
         }
     }
@@ -167,6 +173,7 @@ pub struct Loop {
     bind: Vec<IpAddr>,
     resolver: DnsResolver,
     tls: tls::Connector,
+    portmap: Option<portmap::Portmap>,
     state: Option<StateDir>,
     open: BTreeSet<TorrentKey>,
     bufs: Buffers,
@@ -194,6 +201,16 @@ impl Loop {
         let resolver = DnsResolver::new(poll.registry().try_clone()?, DNS_FIRST, DNS_COUNT, word.rotate_left(17))?;
         let state = config.state_dir.map(StateDir::open).transpose()?;
         session.start_dht(Instant::ZERO, state.as_ref().and_then(StateDir::load_dht).as_deref());
+        let mapping = match config.portmap {
+            true => {
+                let registry = poll.registry().try_clone()?;
+                let mut secret = [0; 20];
+                getrandom::fill(&mut secret).map_err(|e| Error::Io(io::Error::other(e.to_string())))?;
+                let (bind, port) = (&config.bind[..], listeners.port());
+                portmap::Portmap::start(registry, PORTMAP_FIRST, Instant::ZERO, bind, port, secret)
+            }
+            false => None,
+        };
         let helper = match config.storage.helper {
             true => {
                 let waker = Waker::new(poll.registry(), Token(HELPER))?;
@@ -221,6 +238,7 @@ impl Loop {
             bind: config.bind,
             resolver,
             tls: tls::Connector::new(config.tls_roots),
+            portmap: mapping,
             state,
             open: BTreeSet::new(),
             bufs: Buffers::default(),
@@ -302,11 +320,14 @@ impl Loop {
             }
         }
         self.command(Session::shutdown);
+        if let Some(portmap) = &mut self.portmap {
+            portmap.leave(self.now);
+        }
     }
 
     /// The shutdown is over: drop the loop.
     pub fn stopped(&self) -> bool {
-        self.session.is_shut_down(self.now)
+        self.session.is_shut_down(self.now) && self.portmap.as_ref().is_none_or(|p| p.has_left(self.now))
     }
 
     /// What happened next.
@@ -333,6 +354,7 @@ impl Loop {
             return Some(Duration::ZERO);
         }
         let at = earlier(self.session.poll_timeout(), self.resolver.deadline());
+        let at = earlier(at, self.portmap.as_ref().and_then(portmap::Portmap::timeout));
         let at = earlier(earlier(at, self.held.1), self.accept_again)?;
         let elapsed = u64::try_from(self.start.elapsed().as_micros()).unwrap_or(u64::MAX);
         Some(at - Instant::from_micros(elapsed))
@@ -364,6 +386,9 @@ impl Loop {
             self.accept_all();
         }
         self.resolved();
+        if let Some(port) = self.portmap.as_mut().and_then(|p| p.turn(self.now)) {
+            self.session.set_port(port);
+        }
         for _ in 0..DATAGRAMS {
             let Some((from, data)) = self.udp.recv() else { break };
             self.session.handle_datagram(self.now, from, data);
@@ -390,6 +415,11 @@ impl Loop {
     fn on_event(&mut self, event: &Event) {
         match event.token().0 {
             token if token >= FOREIGN_FIRST => self.foreign.push_back(event.token()),
+            token if token >= PORTMAP_FIRST => {
+                if let Some(portmap) = &mut self.portmap {
+                    portmap.on_ready(self.now, token - PORTMAP_FIRST);
+                }
+            }
             // The disk is asked every turn.
             HELPER => {}
             token if token >= UDP_FIRST => self.udp.on_ready(token - UDP_FIRST),
