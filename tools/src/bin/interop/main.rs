@@ -14,6 +14,7 @@
 
 mod clients;
 mod finding;
+mod gateway;
 mod http;
 mod https;
 mod large;

@@ -37,7 +37,7 @@ pub(crate) fn names() -> Vec<String> {
         "pex-libtorrent",
         "opentracker",
         "opentracker-udp",
-        // Not "https" and "https-nginx": run by name, the latter where nginx is.
+        // Not "https", "https-nginx" and "gateway": the latter need nginx, and miniupnpd with nftables.
         // Not "opentracker-udp6": Debian's opentracker has no IPv6. It is run by name where a build has it.
         "udp",
         "udp6",
@@ -71,6 +71,7 @@ pub(crate) fn run(name: &str, world: &World) -> Result<String, String> {
         "pex-libtorrent" => world.pex(Client::Libtorrent, Client::Btmio),
         "pex-btmio" => world.pex(Client::Btmio, Client::Libtorrent),
         "https" => world.https(),
+        "gateway" => world.gateway(),
         "https-nginx" => world.https_nginx(),
         "scrape" => world.scrape(),
         "mixed" => world.mixed(),
