@@ -1,7 +1,9 @@
 //! The checkers: what must hold in every step, and what must hold at the end.
 //!
-//! 1. Every piece that is announced, told to a peer or trusted is true on that node's disk.
-//! 2. Structures keep their rules and their limits ([`Session::invariants`](crate::session::Session::invariants)).
+//! 1. Every piece that is announced, told to a peer or trusted is true on that node's disk; one that is called durable
+//!    is still there after a power cut.
+//! 2. Structures keep their rules and their limits ([`Session::invariants`](crate::session::Session::invariants)),
+//!    nodes have no more peers than they may, and keep no more bytes for one than its queues can hold.
 //! 3. Bytes are accounted for: nobody received more than was sent to it, and what was received is
 //!    verified, wasted, or in pieces that are not complete.
 //! 4. No honest peer is banned, or accused of breaking the protocol by another honest one.
@@ -17,6 +19,9 @@ use super::world::World;
 use crate::api::{Alert, CloseReason, State};
 use crate::id::PieceIndex;
 use crate::time::Instant;
+
+/// Bytes kept for one connection, blocks apart: what it is sent, and a frame of its that is not complete.
+const PEER_MEMORY: usize = 512 << 10;
 
 impl World {
     /// Notes that something is not as it must be.
@@ -47,8 +52,11 @@ impl World {
             if !matches!(alert, Alert::Piece { .. }) {
                 self.net.trace.say(self.net.now, || format!("n{n} {alert:?}"));
             }
+            let node = &self.nodes[n as usize];
+            let platter = node.disk.platter();
             match alert {
-                Alert::Piece { piece, .. } if !self.nodes[n as usize].disk.platter().is_good(*piece) => {
+                // What the disk has lost just now, without a word so far, nobody can know.
+                Alert::Piece { piece, .. } if !platter.is_good(*piece) && platter.losses == node.losses => {
                     self.violation(format!("n{n} announces piece {piece}, which is not good"));
                 }
                 Alert::Checked { .. } => {
@@ -79,6 +87,19 @@ impl World {
         node.alerts.clear();
         for what in std::mem::take(&mut node.disk.violations) {
             self.violation(format!("n{n} disk: {what}"));
+        }
+    }
+
+    /// No more is kept than the limits say.
+    pub(super) fn check_limits(&mut self, n: u32) {
+        let session = &self.nodes[n as usize].session;
+        let (peers, most) = (session.stats(self.net.now).peers, session.config().max_peers);
+        let memory = self.nodes[n as usize].conns().map(|c| session.memory_of(c)).max().unwrap_or(0);
+        if peers > most {
+            self.violation(format!("n{n} has {peers} peers, and may have {most}"));
+        }
+        if memory > PEER_MEMORY {
+            self.violation(format!("n{n} keeps {memory} bytes for one peer"));
         }
     }
 
@@ -138,7 +159,10 @@ impl World {
                 continue;
             }
             node.session.invariants();
-            self.check_have(n);
+            // One that has failed doubts what it has.
+            if node.trades {
+                self.check_have(n);
+            }
             self.check_bytes(n);
         }
         let (mut sent, mut received) = (0, 0);

@@ -47,8 +47,8 @@ pub(super) struct DiskFaults {
     pub(super) fault: u32,
     /// There is no place, and the scratch path must be taken.
     pub(super) no_place: u32,
-    /// Hashing a piece takes up to so long.
-    pub(super) slow_hash: Duration,
+    /// Hashing a piece takes up to so long, and a sync.
+    pub(super) slow: Duration,
 }
 
 #[derive(Debug)]
@@ -79,6 +79,8 @@ pub(super) struct SimDisk {
     platter: Platter,
     jobs: VecDeque<Job>,
     done: VecDeque<Done>,
+    /// Syncs under way: when each is over, and what it covers.
+    syncs: VecDeque<(Instant, TorrentKey, u64)>,
     planned: Vec<Planned>,
     /// The plan is being carried out: the next `place` begins another.
     sealed: bool,
@@ -112,6 +114,7 @@ impl SimDisk {
             epoch: 0,
             jobs: VecDeque::new(),
             done: VecDeque::new(),
+            syncs: VecDeque::new(),
             planned: Vec::new(),
             sealed: false,
             used: 0,
@@ -134,9 +137,10 @@ impl SimDisk {
         &self.platter
     }
 
-    /// When queued hashing ends next.
+    /// When queued hashing or a sync ends next.
     pub(super) fn next_done(&self) -> Option<Instant> {
-        self.jobs.iter().map(|j| j.ready).min()
+        let synced = self.syncs.front().map(|s| s.0);
+        crate::time::earlier(self.jobs.iter().map(|j| j.ready).min(), synced)
     }
 
     /// The process died: what was buffered is gone.
@@ -147,6 +151,7 @@ impl SimDisk {
         self.open = None;
         self.jobs.clear();
         self.done.clear();
+        self.syncs.clear();
         self.planned.clear();
     }
 
@@ -328,6 +333,7 @@ impl Storage for SimDisk {
         let result = self.flush(t);
         self.jobs.clear();
         self.done.clear();
+        self.syncs.clear();
         self.open = None;
         result
     }
@@ -469,6 +475,7 @@ impl Storage for SimDisk {
             left = left.saturating_sub(u64::from(self.layout.piece_size(job.piece)));
             self.verify(&job);
         }
+        self.end_syncs();
         self.jobs.iter().any(|j| j.ready <= self.now)
     }
 
@@ -505,15 +512,10 @@ impl Storage for SimDisk {
     }
 
     fn sync(&mut self, torrent: TorrentKey) {
-        let result = if self.strikes(self.faults.sync) {
-            (self.was_faulty, self.was_spoilt) = (true, true);
-            self.platter.lose_unsynced(&mut self.rng, false);
-            Err(Self::error(DiskErrorKind::Io, "sync"))
-        } else {
-            self.platter.sync();
-            Ok(())
-        };
-        self.done.push_back(Done::Synced { torrent, result });
+        let most = (self.faults.slow.as_micros() as u64).max(30_000);
+        let begin = self.syncs.back().map_or(self.now, |s| s.0).max(self.now);
+        let ready = begin + Duration::from_micros(self.rng.u64(..most));
+        self.syncs.push_back((ready, torrent, self.platter.mark()));
     }
 
     fn file_stat(&mut self, _t: TorrentKey, file: FileIndex) -> Option<FileStat> {
@@ -530,6 +532,21 @@ impl Storage for SimDisk {
 }
 
 impl SimDisk {
+    fn end_syncs(&mut self) {
+        while let Some((_, torrent, mark)) = self.syncs.front().copied().filter(|s| s.0 <= self.now) {
+            self.syncs.pop_front();
+            let result = if self.strikes(self.faults.sync) {
+                (self.was_faulty, self.was_spoilt) = (true, true);
+                self.platter.lose_unsynced(&mut self.rng, false);
+                Err(Self::error(DiskErrorKind::Io, "sync"))
+            } else {
+                self.platter.sync(mark);
+                Ok(())
+            };
+            self.done.push_back(Done::Synced { torrent, result });
+        }
+    }
+
     fn queue(&mut self, piece: PieceIndex, expected: [u8; 20], want_blocks: bool, recheck: bool) {
         if expected != piece_hash(piece.get()) {
             self.violation(format!("piece {piece} is compared with the hash of another"));
@@ -537,7 +554,7 @@ impl SimDisk {
         if !recheck && self.jobs.iter().any(|j| j.piece == piece) {
             self.violation(format!("piece {piece} is hashed twice"));
         }
-        let slow = self.faults.slow_hash.as_micros() as u64;
+        let slow = self.faults.slow.as_micros() as u64;
         let ready = if slow == 0 { self.now } else { self.now + Duration::from_micros(self.rng.u64(..slow)) };
         self.jobs.push_back(Job { piece, want_blocks, recheck, ready });
     }

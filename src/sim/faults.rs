@@ -37,7 +37,7 @@ impl World {
             }
             What::Freeze(n) => self.frozen[n as usize] = fault.until,
             What::Clock(n, jump) => self.nodes[n as usize].disk.wall += jump,
-            What::Disk(n, faults) => self.nodes[n as usize].disk.faults = faults,
+            What::Disk(n, faults) => self.nodes[n as usize].set_faults(faults),
             // A file that is cut while it is written to grows again, and nothing shows that it has a hole.
             What::Tamper(n, _, Some(_)) if self.nodes[n as usize].alive && !self.complete[n as usize] => return,
             What::Tamper(n, file, len) => {
@@ -77,7 +77,7 @@ impl World {
             }
             What::Pause(n) => self.command(n, |s, now, key| drop(s.resume(now, key))),
             What::Limits(n, _) => self.command(n, |s, _, _| s.set_limits(None, None)),
-            What::Disk(n, _) => self.nodes[n as usize].disk.faults = Default::default(),
+            What::Disk(n, _) => self.nodes[n as usize].set_faults(Default::default()),
             What::Select(n, _) => self.select(n, u64::MAX),
             _ => {}
         }
@@ -125,11 +125,13 @@ impl World {
 
     /// The machine loses its power, whether the process runs or not.
     fn cut(&mut self, n: u32) {
-        if self.nodes[n as usize].alive {
-            self.kill(n);
-        }
+        self.complete[n as usize] = false;
         self.frozen[n as usize] = self.net.now;
-        self.nodes[n as usize].disk.cut();
+        let durable = self.nodes[n as usize].cut(&mut self.net);
+        let platter = self.nodes[n as usize].disk.platter();
+        if let Some(piece) = durable.into_iter().find(|p| !platter.is_as_known(*p)) {
+            self.violation(format!("n{n} said that piece {piece} is durable, and a power cut took it"));
+        }
     }
 
     /// A failed torrent is resumed in a while, as its owner would.

@@ -8,11 +8,11 @@
 //! A run is a function of the code and the seed: two runs of a seed give the same trace hash. It has a
 //! safety phase, in which faults come and go, and a liveness phase without any, at whose end every
 //! leecher must have finished. Nodes are real: `Session` with `pump::recv` and `pump::send`, driven as the
-//! real loop does it. Simulated are sockets (`link`), files (`disk`), name lookups and the clock; the
+//! real loop does it. Simulated are sockets (`link`), files (`disk`, `folder`), name lookups and the clock; the
 //! content is a formula (`content`), so that a seeder costs nothing.
 //!
-//! What it does not show: the real storage and the real loop (they have tests of their own), what a power
-//! cut leaves of a file that was not synced, and anything about real time.
+//! What it does not show: the real storage and the real loop (they have tests of their own), and anything about real
+//! time.
 //!
 //! `check` lists what is checked. A seed that ever failed goes to `testdata/seeds.txt`.
 
@@ -20,6 +20,7 @@ mod check;
 mod content;
 mod disk;
 mod faults;
+mod folder;
 mod link;
 mod node;
 mod pcap;

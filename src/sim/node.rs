@@ -8,15 +8,17 @@ use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::disk::SimDisk;
+use super::disk::{DiskFaults, SimDisk};
+use super::folder::{FolderFaults, SimFolder};
 use super::link::{Event, Net, NetStream, WireKey, addr_of};
 use crate::api::{Action, Add, Alert, CloseReason, FileStamp, Input};
 use crate::config::Config;
-use crate::id::{ConnKey, FileIndex, TorrentKey};
+use crate::id::{ConnKey, FileIndex, InfoHash, PieceIndex, TorrentKey};
 use crate::metainfo::Metainfo;
 use crate::pump::{self, Buffers, Outcome};
 use crate::rng::Rng;
 use crate::session::Session;
+use crate::state::Keeper;
 use crate::storage::{Done, OpenSpec, Storage};
 use crate::time::{Instant, earlier};
 
@@ -56,8 +58,10 @@ pub(super) struct Node {
     pub(super) disk: SimDisk,
     pub(super) key: Option<TorrentKey>,
     pub(super) alive: bool,
-    /// What the last save left for the next start.
-    pub(super) saved: Option<Vec<u8>>,
+    /// Journals and records: what the next start finds.
+    pub(super) state: Keeper<SimFolder>,
+    /// Which start of its machine this is.
+    pub(super) boot: u64,
     pub(super) alerts: Vec<Alert>,
     pub(super) tally: Tally,
     /// It has looked at its files: what it claims from now on must be true.
@@ -77,7 +81,7 @@ pub(super) struct Node {
 
 impl Node {
     /// A node that is switched off.
-    pub(super) fn new(host: u32, disk: SimDisk) -> Self {
+    pub(super) fn new(host: u32, disk: SimDisk, folder: SimFolder) -> Self {
         Self {
             host,
             life: 0,
@@ -85,7 +89,8 @@ impl Node {
             disk,
             key: None,
             alive: false,
-            saved: None,
+            state: Keeper::new(folder, 1),
+            boot: 1,
             alerts: Vec::new(),
             tally: Tally::default(),
             trades: false,
@@ -111,7 +116,14 @@ impl Node {
         self.session.set_port(addr_of(self.host).port());
         self.alive = true;
         self.wake = Instant::FAR;
-        add.resume = self.saved.clone();
+        let spare = SimFolder::new(rng.fork());
+        let folder = std::mem::replace(self.state.folder(), spare);
+        self.state = Keeper::new(folder, self.boot);
+        self.state.folder().now = net.now;
+        if let Some(hash) = add.meta.info_hash {
+            (add.resume, add.journal) = self.state.load(&hash, add.meta.hashes.len() as u32);
+            add.boot = self.boot;
+        }
         self.key = self.session.add(net.now, add).ok();
         self.carry_out(net);
     }
@@ -130,7 +142,38 @@ impl Node {
         self.open = false;
         self.disk_more = false;
         self.disk.kill();
+        self.state.folder().kill();
         net.drop_host(self.host);
+    }
+
+    /// Its machine loses its power, whether it runs or not: what it has said is durable.
+    pub(super) fn cut(&mut self, net: &mut Net) -> Vec<PieceIndex> {
+        let claims = self.key.and_then(|k| self.session.claims(k));
+        let durable = claims.map_or_else(Vec::new, |(durable, _)| durable.iter_set().collect());
+        if self.alive {
+            self.kill(net);
+        }
+        self.disk.cut();
+        self.state.folder().cut();
+        self.boot += 1;
+        durable
+    }
+
+    /// Its disk begins to fail, or ceases to; the state folder is on it.
+    pub(super) fn set_faults(&mut self, faults: DiskFaults) {
+        self.disk.faults = faults;
+        self.state.folder().faults = FolderFaults {
+            write: faults.write,
+            sync: faults.sync,
+            read: faults.read,
+            full: faults.read_only || faults.room == Some(0),
+            slow: faults.slow,
+        };
+    }
+
+    /// Its connections.
+    pub(super) fn conns(&self) -> impl Iterator<Item = ConnKey> + '_ {
+        self.links.iter().flatten().map(|l| l.conn)
     }
 
     /// Payload received in all lives.
@@ -224,6 +267,7 @@ impl Node {
                 return false;
             }
             self.disk.now = net.now;
+            self.state.folder().now = net.now;
             self.release_held(net.now);
             if self.session.poll_timeout().is_some_and(|at| at <= net.now) {
                 self.session.handle(net.now, Input::Tick);
@@ -235,6 +279,7 @@ impl Node {
             }
             self.disk_more = self.disk.work(WORK);
             self.disk_done(net);
+            self.state_done(net);
             while let Some(alert) = self.session.poll_alert() {
                 self.alerts.push(alert);
             }
@@ -258,8 +303,9 @@ impl Node {
         self.deadline().is_some_and(|at| at <= now)
     }
 
-    fn deadline(&self) -> Option<Instant> {
-        earlier(earlier(self.session.poll_timeout(), self.held.1), self.disk.next_done())
+    fn deadline(&mut self) -> Option<Instant> {
+        let at = earlier(self.session.poll_timeout(), self.held.1);
+        earlier(earlier(at, self.disk.next_done()), self.state.folder().next_done())
     }
 
     fn release_held(&mut self, now: Instant) {
@@ -346,8 +392,20 @@ impl Node {
                     self.session.handle(net.now, Input::Hashed { torrent, piece, ok, blocks });
                 }
                 Done::Failed { torrent, error, .. } => pump::disk_failed(&mut self.session, net.now, torrent, &error),
+                Done::Synced { torrent, result: Ok(()) } => {
+                    self.state.data_synced(&self.session, &mut self.disk, torrent);
+                }
                 Done::Synced { torrent, result } => pump::synced(&mut self.session, net.now, torrent, result),
             }
+            self.carry_out(net);
+        }
+    }
+
+    /// Takes the journals further.
+    fn state_done(&mut self, net: &mut Net) {
+        self.disk_more |= self.state.folder().work();
+        while let Some(torrent) = self.state.turn(&self.session, &mut self.disk) {
+            pump::synced(&mut self.session, net.now, torrent, Ok(()));
             self.carry_out(net);
         }
     }
@@ -407,33 +465,40 @@ impl Node {
                 }
                 Action::Hash { .. } => {}
                 Action::Prefetch { torrent, block } => self.disk.prefetch(torrent, block),
-                Action::Sync { torrent, .. } => self.disk.sync(torrent),
-                Action::Note { .. } => {}
-                Action::Save { torrent, .. } => self.save(net, torrent),
+                Action::Sync { torrent, pieces } => {
+                    pieces.iter().for_each(|p| self.disk.cover(torrent, *p));
+                    self.state.sync_asked(torrent, pieces);
+                    self.disk.sync(torrent);
+                }
+                Action::Note { torrent, info_hash, note } => {
+                    self.state.note(&self.session, &mut self.disk, torrent, &info_hash, note);
+                }
+                Action::Save { torrent, info_hash } => self.save(net, torrent, &info_hash),
                 Action::SaveMetadata { .. } => {}
                 Action::CloseFiles { torrent } => self.close_files(torrent),
-                Action::Remove { torrent, with_data, .. } => {
+                Action::Remove { torrent, info_hash, with_data, .. } => {
                     if with_data {
                         let _ = self.disk.remove_files(torrent);
                     }
                     self.close_files(torrent);
-                    self.saved = None;
+                    self.state.forget(torrent, &info_hash);
                 }
             }
         }
     }
 
-    fn save(&mut self, net: &mut Net, torrent: TorrentKey) {
+    fn save(&mut self, net: &mut Net, torrent: TorrentKey, info_hash: &InfoHash) {
         if !self.open {
             return;
         }
         if let Err(e) = self.disk.flush(torrent) {
-            return pump::disk_failed(&mut self.session, net.now, torrent, &e);
+            self.session.handle(net.now, Input::PieceLost { torrent, piece: None });
+            pump::disk_failed(&mut self.session, net.now, torrent, &e);
         }
         let files = self.session.metainfo(torrent).map_or(0, |m| m.files.len());
         let stamps = self.stamps(torrent, files);
         if let Some(record) = self.session.record(net.now, torrent, stamps) {
-            self.saved = Some(record);
+            self.state.store(torrent, info_hash, record);
         }
     }
 
@@ -441,6 +506,7 @@ impl Node {
         self.trades = false;
         if std::mem::take(&mut self.open) {
             let _ = self.disk.close(torrent);
+            self.state.closed(torrent);
         }
     }
 

@@ -169,8 +169,6 @@ pub(super) struct Plan {
 
 /// In microseconds.
 const YEAR: u64 = 365 * 24 * 3600 * 1_000_000;
-/// Power fails: as long as nothing is synced, what was saved last is believed though it may be gone.
-const POWER: bool = false;
 
 /// A number whose logarithm is evenly spread.
 fn spread(rng: &mut Rng, from: u64, to: u64) -> u64 {
@@ -377,7 +375,7 @@ impl Plan {
             13 => What::Clock(node, rng.u64(..2 * YEAR) as i64 - YEAR as i64),
             // The first has all there is for good, so that the others can complete.
             14 => What::Tamper(node.max(1), rng.u32(..), chance(rng, 500).then(|| rng.u64(..))),
-            15 | 16 if POWER => What::Cut(node),
+            15 | 16 => What::Cut(node),
             _ => What::Disk(node, draw_disk(rng)),
         }
     }
@@ -393,7 +391,7 @@ fn draw_disk(rng: &mut Rng) -> DiskFaults {
         4 => d.no_place = rng.u32(1..500),
         5 => d.sync = rng.u32(100..=1000),
         6 => d.read_only = true,
-        _ => d.slow_hash = Duration::from_micros(spread(rng, 1_000, 3_000_000)),
+        _ => d.slow = Duration::from_micros(spread(rng, 1_000, 3_000_000)),
     }
     d
 }

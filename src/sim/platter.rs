@@ -45,6 +45,8 @@ pub(super) struct Piece {
     epoch: u32,
     /// What the device has, when that may be something else.
     device: Option<Box<(bool, Vec<Blk>)>>,
+    /// When it was changed last, by [`Platter::mark`].
+    changed: u64,
     /// Somebody else spoilt it, which the session can learn only when it opens the files again.
     tampered: bool,
 }
@@ -64,6 +66,8 @@ struct FileState {
     stamp: Option<Stamp>,
     /// The same on the device, when that may be something else.
     device: Option<Option<Stamp>>,
+    /// When it was changed last, by [`Platter::mark`].
+    changed: u64,
     /// Deleted by somebody while it was open.
     unlinked: bool,
     /// Truncated by somebody, and grown again by us: nothing shows that it has a hole.
@@ -78,6 +82,7 @@ pub(super) struct Platter {
     files: Vec<FileState>,
     unsynced: BTreeSet<u32>,
     inodes: u64,
+    changes: u64,
     /// Goes up whenever a piece that was good is so no more.
     pub(super) losses: u64,
 }
@@ -96,6 +101,7 @@ impl Platter {
             files,
             layout,
             unsynced: BTreeSet::new(),
+            changes: 0,
             losses: 0,
         }
     }
@@ -139,6 +145,8 @@ impl Platter {
 
     /// From now on the device may have something else of this piece than the files.
     fn part(&mut self, piece: PieceIndex) {
+        self.changes += 1;
+        self.pieces[piece.idx()].changed = self.changes;
         if self.pieces[piece.idx()].device.is_none() {
             let p = &mut self.pieces[piece.idx()];
             p.device = Some(Box::new((p.good, p.blocks.clone())));
@@ -168,9 +176,11 @@ impl Platter {
 
     fn touch(&mut self, piece: PieceIndex, mtime_us: i64) {
         let (offset, len) = (self.layout.piece_offset(piece), u64::from(self.layout.piece_size(piece)));
+        self.changes += 1;
         for span in self.layout.spans(offset, len) {
             let file = &mut self.files[span.file.idx()];
             file.device.get_or_insert(file.stamp);
+            file.changed = self.changes;
             let inode = file.stamp.map_or_else(
                 || {
                     self.inodes += 1;
@@ -201,9 +211,10 @@ impl Platter {
         for i in 0..self.files.len() {
             if std::mem::take(&mut self.files[i].unlinked) {
                 self.wipe(i, 0);
+                self.changes += 1;
                 let file = &mut self.files[i];
                 file.device.get_or_insert(file.stamp);
-                file.stamp = None;
+                (file.stamp, file.changed) = (None, self.changes);
             }
         }
         let mut hidden = BTreeSet::new();
@@ -270,8 +281,10 @@ impl Platter {
             Some(len) => {
                 let len = len.min(stamp.len);
                 self.wipe(file, len);
+                self.changes += 1;
                 let f = &mut self.files[file];
                 f.device.get_or_insert(f.stamp);
+                f.changed = self.changes;
                 // However coarse the clock is, a change shows.
                 let mtime_us = if mtime_us == stamp.mtime_us { mtime_us + 2_000_000 } else { mtime_us };
                 f.stamp = Some(Stamp { len, mtime_us, ..stamp });
@@ -286,12 +299,23 @@ impl Platter {
 
     // ---------------------------------------------------------------- the device
 
-    /// Everything is on the device.
-    pub(super) fn sync(&mut self) {
-        for p in std::mem::take(&mut self.unsynced) {
-            self.pieces[p as usize].device = None;
-        }
-        self.files.iter_mut().for_each(|f| f.device = None);
+    /// Counts changes.
+    pub(super) fn mark(&self) -> u64 {
+        self.changes
+    }
+
+    /// What was changed before this mark is on the device. What has been changed again may be there or not.
+    pub(super) fn sync(&mut self, mark: u64) {
+        let Self { unsynced, pieces, files, .. } = self;
+        unsynced.retain(|p| {
+            let piece = &mut pieces[*p as usize];
+            let synced = piece.changed <= mark;
+            if synced {
+                piece.device = None;
+            }
+            !synced
+        });
+        files.iter_mut().filter(|f| f.changed <= mark).for_each(|f| f.device = None);
     }
 
     /// Of what was written since the last sync some pages are on the device, and now that is all there is.
@@ -316,7 +340,7 @@ impl Platter {
                 self.files[i].stamp = device;
                 if device.is_none() {
                     self.wipe(i, 0);
-                    self.sync();
+                    self.sync(self.changes);
                 }
             }
         }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use super::content;
 use super::disk::SimDisk;
+use super::folder::SimFolder;
 use super::link::{Event, Net, PORT, WireKey, addr_of};
 use super::node::{Node, adding, layout_of};
 use super::plan::{Plan, TrackerPlan};
@@ -66,7 +67,7 @@ impl World {
         for (host, p) in (0..).zip(&plan.nodes) {
             let mut disk = SimDisk::new(Arc::clone(&layout), p.seeder, rng.fork());
             (disk.clock, disk.wall) = (p.clock, p.wall);
-            nodes.push(Node::new(host, disk));
+            nodes.push(Node::new(host, disk, SimFolder::new(rng.fork())));
         }
         let hash = meta.info_hash.expect("the torrent has a version 1 side");
         let script = |(host, m): (u32, &_), rng: &mut Rng| {
@@ -154,10 +155,12 @@ impl World {
         self.check_alerts(n);
         self.check_losses(n);
         self.check_taps();
-        let (node, now) = (&self.nodes[n as usize], self.net.now);
+        let node = &self.nodes[n as usize];
         if self.events % LOOK == 0 && node.alive {
             node.session.invariants();
+            self.check_limits(n);
         }
+        let (node, now) = (&self.nodes[n as usize], self.net.now);
         let complete = Self::is_complete(node, now);
         if complete && self.finished[n as usize].is_none() && !self.plan.nodes[n as usize].seeder {
             self.finished[n as usize] = Some(now);
