@@ -87,7 +87,7 @@ pub fn describe(location: &Url, text: &[u8]) -> Result<Service, String> {
     let bad = |e| format!("the description: {e}");
     let (mut r, mut path) = (Reader::new(text), Vec::new());
     let (mut base, mut services, mut now) = (None, Vec::new(), (String::new(), String::new()));
-    while let Some(token) = r.next().map_err(bad)? {
+    while let Some(token) = r.token().map_err(bad)? {
         match token {
             Token::Open(name) => {
                 if name == "service" {
@@ -205,7 +205,7 @@ pub fn answer(status: u16, body: &[u8]) -> Said {
     let (mut r, mut path) = (Reader::new(&text), Vec::new());
     let (mut code, mut address) = (None, None);
     loop {
-        match r.next() {
+        match r.token() {
             Ok(None) => break,
             Ok(Some(Token::Open(name))) => path.push(name),
             Ok(Some(Token::Close(_))) => drop(path.pop()),
@@ -323,7 +323,7 @@ mod tests {
         );
         let mut r = Reader::new(body);
         let mut texts = Vec::new();
-        while let Some(token) = r.next().unwrap() {
+        while let Some(token) = r.token().unwrap() {
             if let Token::Text(text) = token {
                 texts.push(text.into_owned());
             }

@@ -44,7 +44,7 @@ impl<'a> Reader<'a> {
     ///
     /// # Errors
     /// When the text is no document as far as it has been read.
-    pub fn next(&mut self) -> Result<Option<Token<'a>>, XmlError> {
+    pub fn token(&mut self) -> Result<Option<Token<'a>>, XmlError> {
         if std::mem::take(&mut self.ending) {
             return Ok(self.open.pop().map(Token::Close));
         }
@@ -165,7 +165,7 @@ mod tests {
 
     fn all(text: &str) -> Result<Vec<String>, XmlError> {
         let (mut r, mut out) = (Reader::new(text), Vec::new());
-        while let Some(token) = r.next()? {
+        while let Some(token) = r.token()? {
             out.push(match token {
                 Token::Open(name) => format!("<{name}"),
                 Token::Close(name) => format!("{name}>"),

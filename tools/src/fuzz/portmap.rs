@@ -21,7 +21,7 @@ pub(super) fn portmap(data: &[u8]) {
     }
     let text = String::from_utf8_lossy(data);
     let (mut r, mut depth) = (Reader::new(&text), 0);
-    while let Ok(Some(token)) = r.next() {
+    while let Ok(Some(token)) = r.token() {
         match token {
             Token::Open(_) => depth += 1,
             Token::Close(_) => depth -= 1,
