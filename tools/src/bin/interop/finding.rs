@@ -7,9 +7,6 @@ use std::process::Command;
 use std::time::Instant;
 use tools::process::{Child, wait_for};
 
-/// The clients that do it, and are held against btmio.
-pub(crate) const FINDERS: [Client; 3] = [Client::Libtorrent, Client::Transmission, Client::Aria2];
-
 /// Transmission takes part in a DHT of nine nodes or more only.
 const NODES: std::ops::Range<u8> = 20..32;
 

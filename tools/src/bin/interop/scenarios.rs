@@ -1,7 +1,6 @@
 //! What is shown: who has the data, who wants it, what is in the way.
 
 use crate::clients::{Client, Job, Node, OTHERS, PORT, Role};
-use crate::finding::FINDERS;
 use crate::trackers::{Over, Tracker};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -29,18 +28,21 @@ pub(crate) struct World {
 pub(crate) fn names() -> Vec<String> {
     let both = |c: &Client| [format!("{}-to-btmio", c.name()), format!("btmio-to-{}", c.name())];
     let magnets = |c: &Client| [format!("magnet-{}-to-btmio", c.name()), format!("magnet-btmio-to-{}", c.name())];
-    let dht = |c: &Client| [format!("dht-{}-to-btmio", c.name()), format!("dht-btmio-to-{}", c.name())];
     let rest = [
+        // Those of the others are run by name: Transmission and aria2 look into the DHT when they see fit, which may be
+        // after our patience.
+        "dht-libtorrent-to-btmio",
+        "dht-btmio-to-libtorrent",
+        "dht-aria2-to-btmio",
         "magnet-peer",
         "magnet-kept",
         "metadata-only",
+        // Not "pex-transmission" and "pex-to-transmission", for the same reason.
         "pex-libtorrent",
-        "pex-transmission",
         "pex-to-libtorrent",
-        "pex-to-transmission",
         "opentracker",
         "opentracker-udp",
-        // Not "bind", nor "lsd-A-to-B" and "lsd6-A-to-B" with a client of FINDERS and btmio: run by name.
+        // Not "bind", nor "lsd-A-to-B" and "lsd6-A-to-B" with libtorrent, transmission or aria2 and btmio: run by name.
         // Not "https" and "https-nginx": run by name, the latter where nginx is.
         // Not "opentracker-udp6": Debian's opentracker has no IPv6. It is run by name where a build has it.
         "udp",
@@ -55,7 +57,7 @@ pub(crate) fn names() -> Vec<String> {
         "tracker-self",
     ];
     let all = OTHERS.iter().flat_map(both).chain(OTHERS.iter().flat_map(magnets));
-    all.chain(FINDERS.iter().flat_map(dht)).chain(rest.map(str::to_owned)).collect()
+    all.chain(rest.map(str::to_owned)).collect()
 }
 
 /// Runs one scenario, or `A-to-B` for any two clients; what was shown, or what went wrong.
