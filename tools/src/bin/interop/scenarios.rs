@@ -37,9 +37,8 @@ pub(crate) fn names() -> Vec<String> {
         "magnet-peer",
         "magnet-kept",
         "metadata-only",
-        // Not "pex-transmission" and "pex-to-transmission", for the same reason.
+        // Not "pex-transmission" and "pex-to-A", by name: a peer that is complete and leaves is not named any more.
         "pex-libtorrent",
-        "pex-to-libtorrent",
         "opentracker",
         "opentracker-udp",
         // Not "bind", nor "lsd-A-to-B" and "lsd6-A-to-B" with libtorrent, transmission or aria2 and btmio: run by name.
