@@ -15,6 +15,7 @@ mod late;
 mod link;
 mod listen;
 mod lsd;
+mod portmap;
 pub mod resolve;
 mod room;
 mod state;
@@ -65,7 +66,8 @@ const LSD_FIRST: usize = UDP_FIRST + UDP_COUNT;
 const LSD_COUNT: usize = 2;
 /// The helper is through with something.
 const HELPER: usize = LSD_FIRST + LSD_COUNT;
-const FOREIGN_FIRST: usize = HELPER + 1;
+const PORTMAP_FIRST: usize = HELPER + 1;
+const FOREIGN_FIRST: usize = PORTMAP_FIRST + portmap::TOKENS;
 
 /// Bytes hashed and written in one turn.
 const WORK: usize = 4 << 20;
@@ -108,6 +110,9 @@ pub struct LoopConfig {
     pub device: Option<String>,
     /// Where resume records are kept; without one nothing is remembered.
     pub state_dir: Option<PathBuf>,
+    /// Ask the gateway to forward our port (PCP, NAT-PMP, UPnP): only where we listen on more than the loopback, and
+    /// have a private address behind a gateway with a private one. The mapping is taken back on [`Loop::shutdown`].
+    pub portmap: bool,
     /// Certificates (PEM) of those who are trusted to vouch for `https://` trackers; `None` is the system's. Read
     /// when the first of these is asked. Of no effect in builds without the feature `tls`.
     pub tls_roots: Option<PathBuf>,
@@ -122,6 +127,7 @@ impl Default for LoopConfig {
             bind: Vec::new(),
             device: None,
             state_dir: None,
+            portmap: false,
             tls_roots: None,
         }
     }
@@ -186,6 +192,7 @@ pub struct Loop {
     bound: Bound,
     resolver: DnsResolver,
     tls: tls::Connector,
+    portmap: Option<portmap::Portmap>,
     state: Option<Keeper<StateDir>>,
     open: BTreeSet<TorrentKey>,
     late: AllLate,
@@ -217,6 +224,16 @@ impl Loop {
         let word = u64::from_le_bytes(seed[..8].try_into().expect("eight bytes"));
         let mut resolver = DnsResolver::new(poll.registry().try_clone()?, DNS_FIRST, DNS_COUNT, word.rotate_left(17))?;
         resolver.bind_to(bound.clone());
+        let mapping = match config.portmap {
+            true => {
+                let registry = poll.registry().try_clone()?;
+                let mut secret = [0; 20];
+                getrandom::fill(&mut secret).map_err(|e| Error::Io(io::Error::other(e.to_string())))?;
+                let (bind, port) = (&config.bind[..], listeners.port());
+                portmap::Portmap::start(registry, PORTMAP_FIRST, Instant::ZERO, bind, port, secret)
+            }
+            false => None,
+        };
         let helper = match config.storage.helper {
             true => {
                 let waker = Waker::new(poll.registry(), Token(HELPER))?;
@@ -249,6 +266,7 @@ impl Loop {
             bound,
             resolver,
             tls: tls::Connector::new(config.tls_roots),
+            portmap: mapping,
             state,
             open: BTreeSet::new(),
             late: AllLate::default(),
@@ -333,12 +351,15 @@ impl Loop {
         }
         self.command(Session::shutdown);
         self.patience = self.patience.or(Some(self.now + DISK_PATIENCE));
+        if let Some(portmap) = &mut self.portmap {
+            portmap.leave(self.now);
+        }
     }
 
     /// The shutdown is over: drop the loop.
     pub fn stopped(&self) -> bool {
         let waits = self.is_writing() && self.patience.is_none_or(|end| self.now < end);
-        self.session.is_shut_down(self.now) && !waits
+        self.session.is_shut_down(self.now) && !waits && self.portmap.as_ref().is_none_or(|p| p.has_left(self.now))
     }
 
     /// Something is on its way to a disk that a shutdown waits for.
@@ -376,6 +397,7 @@ impl Loop {
         }
         let at = earlier(self.session.poll_timeout(), self.resolver.deadline());
         let at = earlier(at, self.patience.filter(|_| self.is_writing()));
+        let at = earlier(at, self.portmap.as_ref().and_then(portmap::Portmap::timeout));
         let at = earlier(earlier(at, self.held.1), self.accept_again)?;
         let elapsed = u64::try_from(self.start.elapsed().as_micros()).unwrap_or(u64::MAX);
         Some(at - Instant::from_micros(elapsed))
@@ -407,6 +429,9 @@ impl Loop {
             self.accept_all();
         }
         self.resolved();
+        if let Some(port) = self.portmap.as_mut().and_then(|p| p.turn(self.now)) {
+            self.session.set_port(port);
+        }
         for _ in 0..DATAGRAMS {
             let Some((from, data)) = self.udp.recv() else { break };
             self.session.handle_datagram(self.now, from, data);
@@ -441,6 +466,11 @@ impl Loop {
     fn on_event(&mut self, event: &Event) {
         match event.token().0 {
             token if token >= FOREIGN_FIRST => self.foreign.push_back(event.token()),
+            token if token >= PORTMAP_FIRST => {
+                if let Some(portmap) = &mut self.portmap {
+                    portmap.on_ready(self.now, token - PORTMAP_FIRST);
+                }
+            }
             // The disk is asked every turn.
             HELPER => {}
             token if token >= LSD_FIRST => {

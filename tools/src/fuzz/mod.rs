@@ -9,6 +9,7 @@
 //! A new input goes there under a name that says what it is; `cargo test` finds it.
 
 mod dht;
+mod portmap;
 mod session;
 mod text;
 mod torrent;
@@ -39,6 +40,7 @@ pub const TARGETS: [(&str, Target); 24] = [
     ("message", message),
     ("metainfo", torrent::metainfo),
     ("names", torrent::names),
+    ("portmap", portmap::portmap),
     ("reply", tracker::reply),
     ("response", tracker::response),
     ("resume", session::resume),

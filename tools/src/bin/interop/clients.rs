@@ -188,7 +188,9 @@ fn hook(job: &Job) -> Result<PathBuf, String> {
 
 fn btmio(job: &Job) -> Result<Command, String> {
     let mut c = Command::new(tools::process::program("btmio")?);
-    c.args(["--json", &format!("--port={PORT}"), &format!("--bind={}", job.ip)]).arg("--dir").arg(&job.dir);
+    c.args(["--json", "--no-portmap", &format!("--port={PORT}"), &format!("--bind={}", job.ip)])
+        .arg("--dir")
+        .arg(&job.dir);
     c.arg(format!("--log={}", job.home.join("log").display())).arg("-v");
     c.args(job.dht.iter().map(|node| format!("--dht-bootstrap={node}")));
     if job.dht.is_empty() {

@@ -15,6 +15,7 @@
 mod binding;
 mod clients;
 mod finding;
+mod gateway;
 mod http;
 mod https;
 mod large;

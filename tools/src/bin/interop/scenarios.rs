@@ -42,7 +42,7 @@ pub(crate) fn names() -> Vec<String> {
         "opentracker",
         "opentracker-udp",
         // Not "bind", nor "lsd-A-to-B" and "lsd6-A-to-B" with libtorrent, transmission or aria2 and btmio: run by name.
-        // Not "https" and "https-nginx": run by name, the latter where nginx is.
+        // Not "https", "https-nginx" and "gateway": the latter need nginx, and miniupnpd with nftables.
         // Not "opentracker-udp6": Debian's opentracker has no IPv6. It is run by name where a build has it.
         "udp",
         "udp6",
@@ -77,6 +77,7 @@ pub(crate) fn run(name: &str, world: &World) -> Result<String, String> {
         "pex-to-libtorrent" => world.pex(Client::Btmio, Client::Btmio, Client::Libtorrent),
         "pex-to-transmission" => world.pex(Client::Btmio, Client::Btmio, Client::Transmission),
         "https" => world.https(),
+        "gateway" => world.gateway(),
         "https-nginx" => world.https_nginx(),
         "scrape" => world.scrape(),
         "bind" => world.bound(),
