@@ -15,6 +15,7 @@ mod late;
 mod link;
 mod listen;
 mod lsd;
+mod network;
 mod portmap;
 pub mod resolve;
 mod room;
@@ -23,6 +24,7 @@ mod state;
 mod tls;
 mod turns;
 mod udp;
+mod watch;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::io;
@@ -49,6 +51,7 @@ use late::AllLate;
 use link::Link;
 use listen::Listeners;
 use lsd::Groups;
+use network::Network;
 use resolve::{DnsResolver, Resolve};
 use state::StateDir;
 pub use turns::TurnTimes;
@@ -66,7 +69,9 @@ const LSD_FIRST: usize = UDP_FIRST + UDP_COUNT;
 const LSD_COUNT: usize = 2;
 /// The helper is through with something.
 const HELPER: usize = LSD_FIRST + LSD_COUNT;
-const PORTMAP_FIRST: usize = HELPER + 1;
+/// The network has changed.
+const WATCH: usize = HELPER + 1;
+const PORTMAP_FIRST: usize = WATCH + 1;
 const FOREIGN_FIRST: usize = PORTMAP_FIRST + portmap::TOKENS;
 
 /// Bytes hashed and written in one turn.
@@ -192,7 +197,7 @@ pub struct Loop {
     bound: Bound,
     resolver: DnsResolver,
     tls: tls::Connector,
-    portmap: Option<portmap::Portmap>,
+    network: Network,
     state: Option<Keeper<StateDir>>,
     open: BTreeSet<TorrentKey>,
     late: AllLate,
@@ -224,16 +229,7 @@ impl Loop {
         let word = u64::from_le_bytes(seed[..8].try_into().expect("eight bytes"));
         let mut resolver = DnsResolver::new(poll.registry().try_clone()?, DNS_FIRST, DNS_COUNT, word.rotate_left(17))?;
         resolver.bind_to(bound.clone());
-        let mapping = match config.portmap {
-            true => {
-                let registry = poll.registry().try_clone()?;
-                let mut secret = [0; 20];
-                getrandom::fill(&mut secret).map_err(|e| Error::Io(io::Error::other(e.to_string())))?;
-                let (bind, port) = (&config.bind[..], listeners.port());
-                portmap::Portmap::start(registry, PORTMAP_FIRST, Instant::ZERO, bind, port, secret)
-            }
-            false => None,
-        };
+        let network = Network::new(poll.registry(), &bound, listeners.port(), config.portmap)?;
         let helper = match config.storage.helper {
             true => {
                 let waker = Waker::new(poll.registry(), Token(HELPER))?;
@@ -266,7 +262,7 @@ impl Loop {
             bound,
             resolver,
             tls: tls::Connector::new(config.tls_roots),
-            portmap: mapping,
+            network,
             state,
             open: BTreeSet::new(),
             late: AllLate::default(),
@@ -351,7 +347,7 @@ impl Loop {
         }
         self.command(Session::shutdown);
         self.patience = self.patience.or(Some(self.now + DISK_PATIENCE));
-        if let Some(portmap) = &mut self.portmap {
+        if let Some(portmap) = &mut self.network.portmap {
             portmap.leave(self.now);
         }
     }
@@ -359,7 +355,7 @@ impl Loop {
     /// The shutdown is over: drop the loop.
     pub fn stopped(&self) -> bool {
         let waits = self.is_writing() && self.patience.is_none_or(|end| self.now < end);
-        self.session.is_shut_down(self.now) && !waits && self.portmap.as_ref().is_none_or(|p| p.has_left(self.now))
+        self.session.is_shut_down(self.now) && !waits && self.network.has_left()
     }
 
     /// Something is on its way to a disk that a shutdown waits for.
@@ -387,7 +383,7 @@ impl Loop {
 
     /// There are datagrams to receive.
     fn hears(&self) -> bool {
-        self.udp.is_ready() || self.groups.as_ref().is_some_and(Groups::is_ready)
+        self.udp.is_ready() || self.groups.as_ref().is_some_and(Groups::is_ready) || self.network.is_ready()
     }
 
     /// How long the next turn may wait; `None` is for ever.
@@ -397,7 +393,7 @@ impl Loop {
         }
         let at = earlier(self.session.poll_timeout(), self.resolver.deadline());
         let at = earlier(at, self.patience.filter(|_| self.is_writing()));
-        let at = earlier(at, self.portmap.as_ref().and_then(portmap::Portmap::timeout));
+        let at = earlier(at, self.network.timeout());
         let at = earlier(earlier(at, self.held.1), self.accept_again)?;
         let elapsed = u64::try_from(self.start.elapsed().as_micros()).unwrap_or(u64::MAX);
         Some(at - Instant::from_micros(elapsed))
@@ -429,9 +425,7 @@ impl Loop {
             self.accept_all();
         }
         self.resolved();
-        if let Some(port) = self.portmap.as_mut().and_then(|p| p.turn(self.now)) {
-            self.session.set_port(port);
-        }
+        self.network_turn();
         for _ in 0..DATAGRAMS {
             let Some((from, data)) = self.udp.recv() else { break };
             self.session.handle_datagram(self.now, from, data);
@@ -467,10 +461,11 @@ impl Loop {
         match event.token().0 {
             token if token >= FOREIGN_FIRST => self.foreign.push_back(event.token()),
             token if token >= PORTMAP_FIRST => {
-                if let Some(portmap) = &mut self.portmap {
+                if let Some(portmap) = &mut self.network.portmap {
                     portmap.on_ready(self.now, token - PORTMAP_FIRST);
                 }
             }
+            WATCH => self.network.on_ready(self.now),
             // The disk is asked every turn.
             HELPER => {}
             token if token >= LSD_FIRST => {
@@ -641,7 +636,11 @@ impl Loop {
         let done = link.and_then(|link| self.attach(link));
         if let Err(e) = done {
             let text = e.to_string();
-            let why = if exhausted(&e) { CloseReason::Exhausted(text) } else { CloseReason::Io(text) };
+            let why = match exhausted(&e) {
+                true => CloseReason::Exhausted(text),
+                false if self.network.is_gone(&self.bound) => CloseReason::NoNetwork(text),
+                false => CloseReason::Io(text),
+            };
             self.session.handle(self.now, Input::Closed { conn, why });
         }
     }

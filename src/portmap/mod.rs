@@ -2,19 +2,20 @@
 //!
 //! ```text
 //!            silent, or an error          silent, or an error          silent, or an error
-//!   PCP ───────────────────────▶ NAT-PMP ─────────────────────▶ UPnP ─────────────────────▶ again in half an hour
-//!    └── held, renewed at half time ──┴── held, renewed ─────────┘ held, renewed
+//!   PCP ───────────────────────▶ NAT-PMP ─────────────────────▶ UPnP ─────────────────────▶ again, in a minute at
+//!    └── held, renewed at half time ──┴── held, renewed ─────────┘ held, renewed            first, then ever later
 //! ```
 //!
 //! One mapping for TCP and one for UDP, of the same port. All of it is IPv4: where there is IPv6, hosts have
 //! addresses of their own. Nothing is believed but what comes from the gateway itself: datagrams by their source,
-//! UPnP's descriptions by where they point to. On leaving the mappings are taken back, as far as that
-//! can be said in one datagram, or a request each.
+//! UPnP's descriptions by where they point to. A gateway that is silent when a mapping is to be renewed is asked again
+//! after half of what is left of it, and given up when that is over. On leaving the mappings are taken back, as far as
+//! that can be said in one datagram, or a request each.
 //!
 //! A machine without sockets: the driver sends [`Mapper::poll_datagram`], carries out [`Mapper::poll_fetch`], one at
 //! a time, and reports with [`Mapper::handle_datagram`], [`Mapper::fetched`] and [`Mapper::tick`].
 //!
-//! Not here: finding the gateway; whether there is reason to ask it.
+//! Not here: finding the gateway; whether there is reason to ask it; firewalls of IPv6, which some gateways would open.
 //!
 //! [RFC 6887](https://www.rfc-editor.org/rfc/rfc6887), [RFC 6886](https://www.rfc-editor.org/rfc/rfc6886),
 //! [UPnP IGD](https://openconnectivity.org/developer/specifications/upnp-resources/upnp/)
@@ -40,8 +41,8 @@ const NATPMP: (Duration, u32) = (Duration::from_millis(250), 4);
 const UPNP: (Duration, u32) = (Duration::from_secs(1), 2);
 /// An answer over a stream comes in so long or not at all.
 const FETCH: Duration = Duration::from_secs(10);
-/// Everything has failed: the next try.
-const AGAIN: Duration = Duration::from_secs(1800);
+/// Everything has failed: the next try, twice as late each time up to the second.
+const AGAIN: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(1800));
 /// Renewals are neither sooner nor later than this.
 const RENEW: (u64, u64) = (30, 12 * 3600);
 /// Ports that are tried when the wanted one is another host's.
@@ -74,8 +75,10 @@ pub enum Event {
         /// How it was asked.
         by: &'static str,
     },
-    /// It does not: why, each way in words.
+    /// It does not, or no longer: why, each way in words.
     Failed(String),
+    /// The gateway says that this is its address outside. It may be one of yet another network at home.
+    Address(IpAddr),
 }
 
 /// A request over a stream of its own: connect, send, read the response.
@@ -121,8 +124,8 @@ struct Map {
     external: u16,
     /// It is held, and to be renewed then.
     renew: Option<Instant>,
-    /// It is held by a gateway that may still have it, whatever became of the last renewal.
-    held: bool,
+    /// It is held until then, whatever became of the last renewal.
+    until: Option<Instant>,
 }
 
 /// A request to a UPnP gateway.
@@ -142,8 +145,8 @@ struct Upnp {
     permanent: bool,
     conflicts: u32,
     steps: VecDeque<Step>,
-    /// The request under way, and when it is given up.
-    busy: Option<(u32, Instant)>,
+    /// The request under way, when it is given up, and what it is about.
+    busy: Option<(u32, Instant, Step)>,
     ids: u32,
 }
 
@@ -167,6 +170,8 @@ pub struct Mapper {
     /// Why each way failed in this round, and whether the last round's failure has been told.
     reasons: Vec<String>,
     told: bool,
+    /// Rounds that have failed one after the other.
+    rounds: u32,
     leaving: bool,
 }
 
@@ -175,7 +180,7 @@ impl Mapper {
     pub fn new(now: Instant, setup: Setup) -> Self {
         let (nonce, seed) = setup.secret.split_at(12);
         let seed = u64::from_le_bytes(seed.try_into().expect("eight bytes"));
-        let map = Map { external: setup.port, renew: None, held: false };
+        let map = Map { external: setup.port, renew: None, until: None };
         let mut this = Self {
             nonce: nonce.try_into().expect("twelve bytes"),
             rng: rng::seeded(seed),
@@ -191,6 +196,7 @@ impl Mapper {
             events: VecDeque::new(),
             reasons: Vec::new(),
             told: false,
+            rounds: 0,
             leaving: false,
         };
         this.ask(now);
@@ -214,7 +220,7 @@ impl Mapper {
 
     /// Time has passed.
     pub fn tick(&mut self, now: Instant) {
-        if let Some((id, _)) = self.upnp.busy.filter(|b| b.1 <= now) {
+        if let Some((id, ..)) = self.upnp.busy.filter(|b| b.1 <= now) {
             self.fetched(now, id, Err("no answer in time".to_owned()));
         }
         if self.next.is_some_and(|at| at <= now) {
@@ -222,19 +228,30 @@ impl Mapper {
         }
     }
 
+    /// A request over a stream is under way.
+    pub fn is_fetching(&self) -> bool {
+        self.upnp.busy.is_some()
+    }
+
     /// Takes the mappings back. What is left to do is in [`Mapper::poll_datagram`] and [`Mapper::poll_fetch`].
     pub fn leave(&mut self, now: Instant) {
         self.leaving = true;
         self.next = None;
-        let held: Vec<_> = Protocol::ALL.into_iter().filter(|p| self.maps[p.index()].held).collect();
         self.upnp.steps.clear();
-        for protocol in held {
+        for protocol in Protocol::ALL {
+            // What has been asked for and not answered may be there too.
+            let asked = match (self.way, self.upnp.busy) {
+                (Way::Upnp, busy) => busy.is_some_and(|b| b.2 == Step::Add(protocol)),
+                _ => self.tries > 0 && self.due(now, protocol),
+            };
+            if !asked && self.maps[protocol.index()].until.is_none() {
+                continue;
+            }
             match self.way {
                 Way::Upnp => self.upnp.steps.push_back(Step::Delete(protocol)),
                 _ => self.request(protocol, 0, 0),
             }
         }
-        self.upnp.busy = self.upnp.busy.filter(|_| self.way == Way::Upnp).map(|(id, at)| (id, at.min(now + FETCH)));
     }
 
     /// Nothing of its leaving is left to do.
@@ -252,7 +269,7 @@ impl Mapper {
     fn ask(&mut self, now: Instant) {
         let (first, most) = self.way.patience();
         if self.tries == most {
-            return self.fail(now, "no answer");
+            return self.on_silence(now);
         }
         let wait = first.saturating_mul(1 << self.tries);
         // Not all hosts at once, after a gateway's restart (RFC 6887, 8.1.1).
@@ -278,6 +295,27 @@ impl Mapper {
                     self.request(protocol, self.maps[protocol.index()].external, LIFETIME.0);
                 }
             }
+        }
+    }
+
+    /// It has been asked often enough. What it holds it may hold still.
+    fn on_silence(&mut self, now: Instant) {
+        let until = self.maps.iter().filter_map(|m| m.until).min();
+        match until.filter(|at| *at > now + Duration::from_secs(RENEW.0)) {
+            Some(at) => {
+                let left = (at - now).as_secs();
+                self.tries = 0;
+                self.next = Some(now + Duration::from_secs((left / 2).max(RENEW.0)));
+            }
+            None => self.fail(now, "no answer"),
+        }
+    }
+
+    /// The gateway's address outside is this.
+    fn learn(&mut self, address: Option<IpAddr>) {
+        if address.is_some() && address != self.address {
+            self.address = address;
+            self.events.extend(address.map(Event::Address));
         }
     }
 
@@ -337,13 +375,11 @@ impl Mapper {
             }
             return;
         }
-        if a.address.is_some() {
-            self.address = a.address;
-        }
-        let Some(protocol) = a.protocol else { return };
+        let Some(protocol) = a.protocol else { return self.learn(a.address) };
         if a.internal != self.setup.port || a.external == 0 || a.lifetime == 0 || !self.due(now, protocol) {
             return;
         }
+        self.learn(a.address);
         let lost = self.epoch.is_some_and(|(at, before)| has_restarted(before, a.epoch, (now - at).as_secs()));
         self.epoch = Some((now, a.epoch));
         if lost {
@@ -357,9 +393,10 @@ impl Mapper {
     fn hold(&mut self, now: Instant, protocol: Protocol, external: u16, lifetime: u32) {
         let half = (u64::from(lifetime) / 2).clamp(RENEW.0, RENEW.1);
         let at = now + Duration::from_secs(half + self.rng.u64(..=half / 8));
+        let until = now + Duration::from_secs(u64::from(lifetime));
         let map = &mut self.maps[protocol.index()];
-        let news = !map.held || map.external != external;
-        *map = Map { external, renew: Some(at), held: true };
+        let news = map.until.is_none() || map.external != external;
+        *map = Map { external, renew: Some(at), until: Some(until) };
         if news {
             let (address, by) = (self.address, self.way.name());
             self.events.push_back(Event::Mapped { protocol, external, address, by });
@@ -367,6 +404,7 @@ impl Mapper {
         if self.maps.iter().all(|m| m.renew.is_some_and(|at| at > now)) {
             self.tries = 0;
             self.told = false;
+            self.rounds = 0;
             self.reasons.clear();
             self.next = self.maps.iter().filter_map(|m| m.renew).min();
         }
@@ -378,7 +416,7 @@ impl Mapper {
         self.tries = 0;
         self.upnp = Upnp { ids: self.upnp.ids, ..Upnp::default() };
         for map in &mut self.maps {
-            *map = Map { external: self.setup.port, renew: None, held: false };
+            *map = Map { external: self.setup.port, renew: None, until: None };
         }
         self.epoch = None;
         self.way = match self.way {
@@ -390,7 +428,9 @@ impl Mapper {
                     self.events.push_back(Event::Failed(reasons));
                 }
                 self.way = Way::Pcp;
-                self.next = Some(now + AGAIN);
+                let wait = AGAIN.0.saturating_mul(1 << self.rounds.min(8)).min(AGAIN.1);
+                self.rounds += 1;
+                self.next = Some(now + wait);
                 return;
             }
         };
@@ -404,7 +444,7 @@ impl Mapper {
         if self.upnp.busy.is_some() {
             return None;
         }
-        let step = *self.upnp.steps.front()?;
+        let step = self.upnp.steps.pop_front()?;
         let to = match (step, &self.upnp.location, &self.upnp.service) {
             (Step::Describe, Some(url), _) => igd::addr(url).map(|to| (to, igd::get(url))),
             (_, _, Some(service)) => {
@@ -427,17 +467,13 @@ impl Mapper {
         };
         self.upnp.ids = self.upnp.ids.wrapping_add(1);
         let id = self.upnp.ids;
-        self.upnp.busy = Some((id, now + FETCH));
+        self.upnp.busy = Some((id, now + FETCH, step));
         Some(Fetch { id, to, request })
     }
 
     /// How the request `id` ended: status and body, or what was in the way.
     pub fn fetched(&mut self, now: Instant, id: u32, result: Result<(u16, Vec<u8>), String>) {
-        if self.upnp.busy.is_none_or(|b| b.0 != id) {
-            return;
-        }
-        self.upnp.busy = None;
-        let Some(step) = self.upnp.steps.pop_front() else { return };
+        let Some((.., step)) = self.upnp.busy.take_if(|b| b.0 == id) else { return };
         if self.leaving {
             return;
         }
@@ -448,7 +484,7 @@ impl Mapper {
             (Step::Describe, Ok((status, body))) => self.on_description(status, &body),
             (Step::Address, Ok((status, body))) => {
                 if let Said::Yes(Some(address)) = igd::answer(status, &body) {
-                    self.address = Some(address);
+                    self.learn(Some(address));
                 }
                 Ok(())
             }

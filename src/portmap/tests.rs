@@ -78,20 +78,30 @@ fn nat_pmp_as_rfc_6886_draws_it() {
 struct Home {
     m: Mapper,
     now: Instant,
+    /// Our addresses outside, as they were told.
+    addresses: Vec<IpAddr>,
 }
 
 impl Home {
     fn new() -> Self {
         let now = Instant::from_secs(100);
-        Self { m: Mapper::new(now, setup()), now }
+        Self { m: Mapper::new(now, setup()), now, addresses: Vec::new() }
     }
 
     fn sent(&mut self) -> Vec<(SocketAddr, Vec<u8>)> {
         std::iter::from_fn(|| self.m.poll_datagram()).collect()
     }
 
+    /// All but addresses.
     fn events(&mut self) -> Vec<Event> {
-        std::iter::from_fn(|| self.m.poll_event()).collect()
+        let mut events = Vec::new();
+        while let Some(event) = self.m.poll_event() {
+            match event {
+                Event::Address(ip) => self.addresses.push(ip),
+                other => events.push(other),
+            }
+        }
+        events
     }
 
     fn answer(&mut self, data: &[u8]) {
@@ -218,11 +228,79 @@ fn pcp_holds_renews_and_takes_back() {
         assert!((1800..=2100).contains(&passed), "round {round}: renewed after {passed} s of 3600");
         assert_eq!(h.events(), [], "nothing has changed");
     }
+    assert_eq!(h.addresses, [IpAddr::from(PUBLIC)], "told once");
     h.m.leave(h.now);
     let gone = h.sent();
     assert_eq!(gone.len(), 2);
     for (_, data) in gone {
         assert_eq!((&data[4..8], &data[24..36], &data[42..44]), (&[0; 4][..], &NONCE[..], &[0; 2][..]));
+    }
+    assert!(h.m.has_left());
+}
+
+#[test]
+fn a_gateway_that_is_silent_at_renewal_keeps_its_mappings_until_they_are_over() {
+    let mut h = Home::new();
+    let begun = h.now;
+    h.pcp(1000);
+    h.events();
+    let mut asked: Vec<u64> = Vec::new();
+    let until_nat_pmp = |h: &mut Home, asked: &mut Vec<u64>| loop {
+        h.wait();
+        let sent = h.sent();
+        if sent.iter().any(|(_, d)| d.len() == 12) {
+            return;
+        }
+        let at = (h.now - begun).as_secs();
+        if !sent.is_empty() && asked.last().is_none_or(|last| at > last + 20) {
+            asked.push(at);
+        }
+    };
+    until_nat_pmp(&mut h, &mut asked);
+    let over = (h.now - begun).as_secs();
+    assert!((3550..=3620).contains(&over), "given up after {over} s of 3600");
+    // Half of what is left, each time.
+    let left: Vec<u64> = asked.iter().map(|at| 3600 - at).collect();
+    assert!(left.len() >= 5 && left.windows(2).all(|w| w[1] * 2 <= w[0] + 10), "{left:?}");
+    assert_eq!(h.events(), [], "not yet");
+
+    // One that answers again in between has never been without.
+    let mut h = Home::new();
+    h.pcp(1000);
+    h.events();
+    while h.now - begun < Duration::from_secs(2100) {
+        h.wait();
+        h.sent();
+    }
+    while h.m.maps.iter().any(|m| m.until.is_none_or(|at| at - begun < Duration::from_secs(4000))) {
+        h.wait();
+        let epoch = 1000 + (h.now - begun).as_secs() as u32;
+        h.pcp(epoch);
+    }
+    assert_eq!((h.events(), h.now - begun < Duration::from_secs(3000)), (vec![], true));
+}
+
+#[test]
+fn what_has_been_asked_for_is_taken_back_too() {
+    let mut h = Home::new();
+    h.sent();
+    h.m.leave(h.now);
+    assert!(h.sent().iter().all(|(_, d)| d[4..8] == [0; 4]) && h.m.has_left());
+    assert_eq!(h.m.poll_timeout(), None);
+
+    let mut h = Home::new();
+    h.described();
+    let (first, _) = h.fetch();
+    h.fetched(first, 200, "");
+    let (second, what) = h.fetch();
+    assert_eq!(what, "AddPortMapping UDP 6881 3600");
+    h.m.leave(h.now);
+    assert!(h.m.poll_fetch(h.now).is_none(), "one after the other");
+    h.fetched(second, 200, "");
+    for protocol in ["TCP", "UDP"] {
+        let (id, what) = h.fetch();
+        assert_eq!(what, format!("DeletePortMapping {protocol} 6881"));
+        h.fetched(id, 500, "");
     }
     assert!(h.m.has_left());
 }
@@ -251,6 +329,7 @@ fn nat_pmp_where_pcp_is_not_spoken() {
     h.answer(&hex("00 81 0001 00012345"));
     assert_eq!(h.nat_pmp(50), [(2, 7200), (1, 7200)]);
     assert_eq!(h.events(), [mapped(Protocol::Tcp, 6881, "NAT-PMP"), mapped(Protocol::Udp, 6881, "NAT-PMP")]);
+    assert_eq!(h.addresses, [IpAddr::from(PUBLIC)]);
     h.m.leave(h.now);
     let gone: Vec<_> = h.sent().into_iter().map(|d| d.1).collect();
     assert_eq!(gone, [hex("00 02 0000 1ae1 0000 00000000"), hex("00 01 0000 1ae1 0000 00000000")]);
@@ -280,6 +359,7 @@ fn upnp_maps_renews_and_takes_back() {
         h.fetched(id, 200, "");
     }
     assert_eq!(h.events(), [mapped(Protocol::Tcp, 6881, "UPnP"), mapped(Protocol::Udp, 6881, "UPnP")]);
+    assert_eq!(h.addresses, [IpAddr::from(PUBLIC)]);
     assert!(h.wait() >= Duration::from_secs(1800), "half of its time");
     let (id, what) = h.fetch();
     assert_eq!(what, "AddPortMapping TCP 6881 3600");
@@ -317,9 +397,9 @@ fn upnp_conflicts_and_permanent_leases() {
 fn when_nobody_answers_it_is_told_once_and_tried_again_later() {
     let mut h = Home::new();
     let mut begun = h.now;
-    for round in 0..3 {
+    for round in 0..8 {
         let mut sent = h.sent();
-        while h.m.poll_timeout().is_some_and(|at| at - h.now < Duration::from_secs(600)) {
+        while h.m.poll_timeout().is_some_and(|at| at - h.now < Duration::from_secs(30)) {
             h.wait();
             sent.extend(h.sent());
         }
@@ -329,7 +409,7 @@ fn when_nobody_answers_it_is_told_once_and_tried_again_later() {
         assert!(h.now - begun < Duration::from_secs(30), "{:?}", h.now - begun);
         let want = Event::Failed("PCP: no answer; NAT-PMP: no answer; UPnP: no answer".into());
         assert_eq!(h.events(), if round == 0 { vec![want] } else { vec![] });
-        assert_eq!(h.wait(), AGAIN);
+        assert_eq!(h.wait(), Duration::from_secs([60, 120, 240, 480, 960][..].get(round).copied().unwrap_or(1800)));
         begun = h.now;
     }
 }

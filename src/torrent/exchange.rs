@@ -218,7 +218,7 @@ impl Torrent {
             }
             match why {
                 CloseReason::TorrentStopped | CloseReason::Shutdown => self.swarm.parted(cx.now, tag, conn),
-                CloseReason::Exhausted(_) if !live => {
+                CloseReason::Exhausted(_) | CloseReason::NoNetwork(_) if !live => {
                     self.swarm.parted(cx.now, tag, conn);
                     self.dial_after = cx.now + EXHAUSTED;
                 }

@@ -23,7 +23,7 @@ use btmio::wire::{self, Decoder, Event, ExtHandshake, Message};
 pub type Target = fn(&[u8]);
 
 /// All targets by name.
-pub const TARGETS: [(&str, Target); 24] = [
+pub const TARGETS: [(&str, Target); 25] = [
     ("arguments", text::arguments),
     ("bencode", bencode),
     ("blocklist", text::blocklist),

@@ -1,124 +1,182 @@
-//! A home behind miniupnpd: btmio asks for its port, gets it, and gives it back.
+//! A home behind miniupnpd: btmio asks for its port, is reached there from outside, and gives it back.
 //!
 //! ```text
-//!   50.0.0.9 wan1 ──── wan0 50.0.0.5 │ miniupnpd │ 192.168.7.1 lan0 ──── home0 192.168.7.9 │ btmio
-//!                       the scenario's own network                        a network of its own
+//!   50.0.0.9 wan1 ──── wan0 50.0.0.5 │ miniupnpd │ 192.168.7.1 lan0 ──── home0 192.168.7.9
+//!    libtorrent                   the scenario's own network                         btmio
 //! ```
 //!
-//! Needs nftables and miniupnpd besides what all scenarios need, and a kernel that has the former: run by name, not
-//! with the others.
+//! Needs nftables and miniupnpd besides what all scenarios need, a kernel that has the former, and a minute for a
+//! renewal: run by name, not with the others.
 
 use crate::clients::{Client, Job, Role};
+use crate::host::{Host, run};
 use crate::scenarios::World;
+use std::io::Write;
 use std::process::{Command, Stdio};
-use std::time::Duration;
-use tools::process::{Child, program, wait_for};
+use std::time::{Duration, Instant};
+use tools::process::{Child, wait_for};
 
 const GATEWAY: &str = "192.168.7.1";
 const HOME: &str = "192.168.7.9";
 const OUTSIDE: &str = "50.0.0.5";
+const FAR: &str = "50.0.0.9";
+const PORT: u16 = 6881;
 
-/// How the gateway is to be asked, and what it is kept from hearing.
-const WAYS: [(&str, &str, Option<&str>); 3] = [
-    ("PCP", "yes", None),
+/// What a home's router has: nothing is let in but what miniupnpd lets in.
+const RULES: &str = "table inet filter {
+    chain input { type filter hook input priority 0; policy accept; }
+    chain forward {
+        type filter hook forward priority 0; policy drop;
+        ct state established,related accept
+        iifname lan0 accept
+        jump miniupnpd
+    }
+    chain prerouting { type nat hook prerouting priority -100; jump prerouting_miniupnpd; }
+    chain postrouting { type nat hook postrouting priority 100; jump postrouting_miniupnpd; }
+    chain miniupnpd { }
+    chain prerouting_miniupnpd { }
+    chain postrouting_miniupnpd { }
+}
+";
+
+/// A way to ask.
+struct Way {
+    name: &'static str,
+    /// What the gateway is kept from hearing.
+    rule: &'static str,
+    /// It answers datagrams.
+    natpmp: &'static str,
+    /// What miniupnpd logs of a request for a mapping, when its leases are so short that one is renewed here.
+    renewed: Option<&'static str>,
+}
+
+const WAYS: [Way; 3] = [
+    Way { name: "PCP", rule: "", natpmp: "yes", renewed: Some("PCP MAP") },
     // A PCP request is 60 bytes, behind 8 of UDP.
-    ("NAT-PMP", "yes", Some("add rule inet filter input udp dport 5351 udp length 68 drop")),
-    ("UPnP", "no", None),
+    Way {
+        name: "NAT-PMP",
+        rule: "add rule inet filter input udp dport 5351 udp length 68 drop\n",
+        natpmp: "yes",
+        renewed: None,
+    },
+    Way { name: "UPnP", rule: "", natpmp: "no", renewed: None },
 ];
 
-fn run(command: &str) -> Result<String, String> {
-    let mut words = command.split(' ');
-    let mut c = Command::new(words.next().unwrap_or_default());
-    let out = c.args(words).stdin(Stdio::null()).output().map_err(|e| format!("{command}: {e}"))?;
-    match out.status.success() {
-        true => Ok(String::from_utf8_lossy(&out.stdout).into_owned()),
-        false => Err(format!("{command}: {}", String::from_utf8_lossy(&out.stderr))),
+/// Has `nft` read rules.
+fn nft(rules: &str) -> Result<(), String> {
+    let mut c = Command::new("nft");
+    let mut child = c.args(["-f", "-"]).stdin(Stdio::piped()).spawn().map_err(|e| format!("nft: {e}"))?;
+    child.stdin.take().expect("it is piped").write_all(rules.as_bytes()).map_err(|e| format!("nft: {e}"))?;
+    match child.wait() {
+        Ok(status) if status.success() => Ok(()),
+        other => Err(format!("nft: {other:?}")),
     }
 }
 
-/// As one argument, which `nft` takes apart itself.
-fn nft(rule: &str) -> Result<String, String> {
-    let out = Command::new("nft").arg(rule).output().map_err(|e| format!("nft: {e}"))?;
-    match out.status.success() {
-        true => Ok(String::from_utf8_lossy(&out.stdout).into_owned()),
-        false => Err(format!("nft {rule}: {}", String::from_utf8_lossy(&out.stderr))),
-    }
+/// Ports that are forwarded to the home.
+fn forwarded() -> Result<usize, String> {
+    let rules = run("nft list chain inet filter prerouting_miniupnpd")?;
+    Ok(rules.matches(&format!("dnat ip to {HOME}:{PORT}")).count())
 }
 
 impl World {
-    /// Over each of the three ways: both ports are forwarded as the gateway tells it, and no longer after the end.
+    /// Over each of the three ways: both ports are forwarded, a peer outside gets everything by dialling the gateway,
+    /// and nothing is forwarded after the end.
     pub(crate) fn gateway(&self) -> Result<String, String> {
-        let mut c = Command::new("unshare");
-        c.args(["--net", "sleep", "240"]);
-        let home = Child::spawn("home", &self.dir, c).map_err(|e| format!("starting {e}"))?;
-        run("ip link add wan0 type veth peer name wan1")?;
-        run("ip link add lan0 type veth peer name home0")?;
+        let (home, far) = (Host::new("home", &self.dir)?, Host::new("far", &self.dir)?);
+        home.cable("lan0", "home0", &format!("{HOME}/24"))?;
+        far.cable("wan0", "wan1", &format!("{FAR}/24"))?;
         run(&format!("ip address add {OUTSIDE}/24 dev wan0"))?;
         run(&format!("ip address add {GATEWAY}/24 dev lan0"))?;
-        ["wan0", "wan1", "lan0"].iter().try_for_each(|dev| run(&format!("ip link set {dev} up")).map(drop))?;
-        // `unshare` has to have done its work first.
-        let inside = format!("nsenter --net=/proc/{}/ns/net", home.id());
-        let own = std::fs::read_link("/proc/self/ns/net").map_err(|e| e.to_string())?;
-        let theirs = || std::fs::read_link(format!("/proc/{}/ns/net", home.id())).ok().filter(|ns| *ns != own);
-        wait_for(Duration::from_secs(10), theirs).ok_or("no network for the home")?;
-        run(&format!("ip link set home0 netns {}", home.id()))?;
-        run(&format!("{inside} ip link set lo up"))?;
-        run(&format!("{inside} ip address add {HOME}/24 dev home0"))?;
-        run(&format!("{inside} ip link set home0 up"))?;
-        run(&format!("{inside} ip route add default via {GATEWAY}"))?;
+        home.ip(&format!("route add default via {GATEWAY}"))?;
+        std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").map_err(|e| format!("ip_forward: {e}"))?;
+        let mut said = Vec::new();
         for way in WAYS {
-            self.one_way(&inside, way).map_err(|e| format!("{}: {e}", way.0))?;
+            said.push(self.one_way(&home, &far, &way).map_err(|e| format!("{}: {e}", way.name))?);
         }
-        Ok("PCP, NAT-PMP and UPnP: forwarded, and taken back".to_owned())
+        Ok(said.join("; "))
     }
 
-    fn one_way(&self, inside: &str, (way, natpmp, rule): (&str, &str, Option<&str>)) -> Result<(), String> {
-        nft("add table inet filter")?;
-        nft("add chain inet filter input { type filter hook input priority 0; policy accept; }")?;
-        for chain in ["miniupnpd", "prerouting_miniupnpd", "postrouting_miniupnpd"] {
-            nft(&format!("add chain inet filter {chain}"))?;
+    fn one_way(&self, home: &Host, far: &Host, way: &Way) -> Result<String, String> {
+        nft(&format!("flush ruleset\n{RULES}{}", way.rule))?;
+        let daemon = self.miniupnpd(way)?;
+        let torrent = self.torrent(way.name, &[])?;
+        let folder = |job: Job, host: &Host, ip: &str| {
+            let home = self.dir.join(format!("{}-{}", way.name, job.client.name()));
+            Job { home, host: Some(host.id()), ip: ip.to_owned(), ..job }
+        };
+        let mut job = folder(self.job(3, Client::Btmio, Role::Seed, &torrent)?, home, HOME);
+        job.portmap = true;
+        let begin = Instant::now();
+        let mut node = Client::Btmio.start(&job)?;
+        let fine = wait_for(Duration::from_secs(60), || (forwarded() == Ok(2)).then_some(()));
+        let took = begin.elapsed().as_secs_f64();
+        let log = || std::fs::read_to_string(job.home.join("log")).unwrap_or_default();
+        let tails = || format!("{}{}", log(), daemon.tail());
+        fine.ok_or_else(|| format!("the gateway forwards {:?} ports, wanted 2\n{}", forwarded(), tails()))?;
+        let words = format!("TCP port {PORT} of {OUTSIDE} is forwarded to {HOME} ({})", way.name);
+        let told = |n: usize| {
+            let fine = wait_for(Duration::from_secs(20), || (log().matches(&words).count() == n).then_some(()));
+            fine.ok_or_else(|| format!("wanted {words:?} {n} times in the log\n{}", tails()))
+        };
+        told(1)?;
+        if log().contains("no Landlock") || !log().contains("confined to its folders") {
+            return Err(format!("it is to do this in its sandbox\n{}", tails()));
         }
-        rule.map_or(Ok(String::new()), nft)?;
-        let conf = self.dir.join(format!("{way}.conf"));
+
+        let mut leech = folder(self.empty_job(4, Client::Libtorrent, Role::Leech, &torrent)?, far, FAR);
+        leech.dir = self.dir.join(format!("{}-got", way.name));
+        leech.extra.push(format!("peer={OUTSIDE}:{PORT}"));
+        std::fs::create_dir_all(&leech.dir).map_err(|e| e.to_string())?;
+        let mut leecher = Client::Libtorrent.start(&leech)?;
+        self.arrives(&mut leecher, &leech, &[&node])?;
+        drop(leecher);
+        let mut more = String::new();
+        if let Some(words) = way.renewed {
+            let asked = || {
+                (daemon.output() + &std::fs::read_to_string(&daemon.stderr).unwrap_or_default()).matches(words).count()
+            };
+            let before = asked();
+            let late = || format!("not renewed, {before} requests\n{}", tails());
+            wait_for(Duration::from_secs(50), || (asked() >= before + 2).then_some(())).ok_or_else(late)?;
+            let age = begin.elapsed().as_secs_f64();
+            // Without a way out, and with one again, as if in another network.
+            home.ip(&format!("route del default via {GATEWAY}"))?;
+            std::thread::sleep(Duration::from_secs(2));
+            home.ip(&format!("route add default via {GATEWAY}"))?;
+            told(2)?;
+            more = format!(", renewed by {age:.0} s, made again when the route was back");
+        }
+        node.child.signal("INT");
+        let status = node.child.wait(Duration::from_secs(10));
+        let left = forwarded();
+        match (status, left) {
+            (Some(_), Ok(0)) => {}
+            other => return Err(format!("wanted its end, and no port forwarded: {other:?}\n{}", tails())),
+        }
+        Ok(format!("{} in {took:.1} s, fetched through it{more}, taken back", way.name))
+    }
+
+    fn miniupnpd(&self, way: &Way) -> Result<Child, String> {
+        let conf = self.dir.join(format!("{}.conf", way.name));
+        let short = if way.renewed.is_some() { "min_lifetime=30\nmax_lifetime=60\n" } else { "" };
         let text = format!(
-            "ext_ifname=wan0\nlistening_ip=lan0\nenable_natpmp={natpmp}\nenable_upnp=yes\nsecure_mode=yes\n\
+            "ext_ifname=wan0\nlistening_ip=lan0\nenable_natpmp={}\nenable_upnp=yes\nsecure_mode=yes\n{short}\
              uuid=00000000-1111-2222-3333-444444444444\nallow 1024-65535 192.168.7.0/24 1024-65535\n\
-             deny 0-65535 0.0.0.0/0 0-65535\n"
+             deny 0-65535 0.0.0.0/0 0-65535\n",
+            way.natpmp
         );
         std::fs::write(&conf, text).map_err(|e| e.to_string())?;
         let mut c = Command::new("miniupnpd");
         c.arg("-d").arg("-f").arg(&conf).arg("-P").arg(self.dir.join("miniupnpd.pid"));
-        let mut daemon =
-            Child::spawn(&format!("miniupnpd-{way}"), &self.dir, c).map_err(|e| format!("starting {e}"))?;
+        let name = format!("miniupnpd-{}", way.name);
+        let mut daemon = Child::spawn(&name, &self.dir, c).map_err(|e| format!("starting {e}"))?;
         let up = || match (daemon.exited(), run("ss -lntu")) {
             (Some(status), _) => Some(Err(format!("miniupnpd ended with {status}"))),
             (None, Ok(sockets)) => sockets.contains(":1900").then_some(Ok(())),
             (None, Err(e)) => Some(Err(e)),
         };
         wait_for(Duration::from_secs(10), up).unwrap_or(Err("miniupnpd does not listen".to_owned()))?;
-
-        let torrent = self.torrent("t", &[])?;
-        let job: Job = self.empty_job(3, Client::Btmio, Role::Leech, &torrent)?;
-        std::fs::create_dir_all(&job.home).map_err(|e| e.to_string())?;
-        let mut c = Command::new("nsenter");
-        c.arg(inside.split(' ').nth(1).expect("two words")).arg(program("btmio")?);
-        c.args(["--json", "--no-dht", "--port=6881", "-v", "--dir"]).arg(&job.dir).arg(&torrent);
-        c.env("HOME", &job.home).env("XDG_STATE_HOME", job.home.join("state"));
-        let node = Child::spawn(&format!("btmio-{way}"), &self.dir, c).map_err(|e| format!("starting {e}"))?;
-        let forwarded = || nft("list chain inet filter prerouting_miniupnpd").map(|t| t.matches(HOME).count());
-        let fine = wait_for(Duration::from_secs(60), || (forwarded() == Ok(2)).then_some(()));
-        let tails = |node: &Child| format!("{}{}", node.tail(), daemon.tail());
-        fine.ok_or_else(|| format!("the gateway forwards {:?} ports, wanted 2\n{}", forwarded(), tails(&node)))?;
-        let said = std::fs::read_to_string(&node.stderr).unwrap_or_default();
-        let words = format!("TCP port 6881 of {OUTSIDE} is forwarded to {HOME} ({way})");
-        if !said.contains(&words) {
-            return Err(format!("wanted {words:?} in the log\n{}", tails(&node)));
-        }
-        node.signal("INT");
-        let gone = wait_for(Duration::from_secs(10), || (forwarded() == Ok(0)).then_some(()));
-        gone.ok_or_else(|| format!("{:?} ports are forwarded after the end\n{}", forwarded(), tails(&node)))?;
-        drop(node);
-        daemon.stop();
-        nft("delete table inet filter").map(drop)
+        Ok(daemon)
     }
 }

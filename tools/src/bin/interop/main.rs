@@ -16,6 +16,7 @@ mod binding;
 mod clients;
 mod finding;
 mod gateway;
+mod host;
 mod http;
 mod https;
 mod large;

@@ -169,8 +169,8 @@ impl World {
         std::fs::create_dir_all(&dir).map_err(|e| e.to_string())?;
         let (torrent, ip) = (torrent.to_owned(), format!("{}{n}", self.net));
         let (pex, dht, lsd, host) = (false, Vec::new(), false, None);
-        let (up_limit, roots, extra) = (0, None, Vec::new());
-        Ok(Job { client, role, ip, torrent, dir, home, pex, dht, lsd, host, up_limit, roots, extra })
+        let (up_limit, roots, extra, bind, portmap) = (0, None, Vec::new(), true, false);
+        Ok(Job { client, role, ip, torrent, dir, home, pex, dht, lsd, host, up_limit, roots, extra, bind, portmap })
     }
 
     /// Starts a client and waits until the tracker knows of it, as a seed or as a leech.
