@@ -49,6 +49,7 @@ pub(crate) fn run(payload: &Payload, dir: &Path) -> Result<String, String> {
         host: None,
         lsd: false,
         up_limit: 0,
+        down_limit: 0,
         roots: None,
         extra,
     };

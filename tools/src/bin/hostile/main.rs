@@ -155,6 +155,7 @@ fn one(client: Client, nofile: u64, attack: &Attack, payload: &Payload, scratch:
         host: None,
         lsd: false,
         up_limit: 0,
+        down_limit: 0,
         roots: None,
         extra: vec!["--seed-time=10m".into()],
     };
