@@ -2,8 +2,8 @@
 //!
 //! - Bound to an interface that goes away, it loses every connection at once, and has no network: sockets that were
 //!   made before belong to what is gone, new ones cannot be made, and nothing goes another way.
-//! - When an interface of that name is there again, it is another one. All sockets that wait for others are made anew on
-//!   the same port, and trackers and peers are called without further delay.
+//! - When an interface of that name is there again, it is another one. All sockets that wait for others are made anew
+//!   on the same port, and trackers and peers are called without further delay.
 //! - Behind another gateway the port is mapped anew.
 
 use std::io;
@@ -28,7 +28,8 @@ const AGAIN: Duration = Duration::from_secs(10);
 /// What is known of the network.
 pub(super) struct Network {
     watch: Option<Watch>,
-    /// The kernel's number of the interface that the loop's sockets are bound to. `None` when they are not, or it is gone.
+    /// The kernel's number of the interface that the loop's sockets are bound to. `None` when they are not, or it is
+    /// gone.
     index: Option<u32>,
     pub(super) portmap: Option<Portmap>,
 }

@@ -1,7 +1,7 @@
 //! Port mapping's sockets: one for datagrams to the gateway, a stream now and then for UPnP.
 //!
-//! Nothing is sent unless there is reason to: we listen on IPv4, not on the loopback alone, the way out is by a gateway,
-//! and both it and our own address on its network are private ones, so that there is a translation
+//! Nothing is sent unless there is reason to: we listen on IPv4, not on the loopback alone, the way out is by a
+//! gateway, and both it and our own address on its network are private ones, so that there is a translation
 //! between us and the rest of the world. When the network changes all of this is looked at anew: another gateway is
 //! another beginning. The machine itself is [`portmap::Mapper`].
 //!
