@@ -120,8 +120,11 @@ fn dump(what: u16, body: &[u8], all: &mut Vec<Interface>) -> io::Result<()> {
     }
 }
 
-/// The next message of a datagram, `None` at its end: its type, its body, and what is behind it.
-fn message(data: &[u8]) -> io::Result<Option<(u16, &[u8], &[u8])>> {
+/// A message: its type, its body, and what is behind it.
+type Message<'a> = (u16, &'a [u8], &'a [u8]);
+
+/// The next message of a datagram, `None` at its end.
+fn message(data: &[u8]) -> io::Result<Option<Message<'_>>> {
     let (Some(len), Some(kind)) = (u32_at(data, 0), u16_at(data, 4)) else { return Ok(None) };
     let len = len as usize;
     if len < 16 || len > data.len() {
