@@ -201,11 +201,7 @@ impl Session {
     /// their failures have brought on.
     pub fn on_network(&mut self, now: Instant) {
         for key in self.torrents.keys().collect::<Vec<_>>() {
-            let _ = self.command(now, key, |t, cx| {
-                t.tiers.on_network(cx.now);
-                t.swarm.revive(cx.now);
-                t.tick(cx);
-            });
+            let _ = self.command(now, key, Torrent::on_network);
         }
         self.dial(now);
     }

@@ -191,9 +191,12 @@ fn without_a_network_no_address_is_used_up_and_with_one_again_all_are_dialled_at
         rig.pass(millis(100));
     }
     assert_eq!((rig.status(t).known, rig.s.stats(rig.now).exhausted), (11, 0), "none is forgotten, or out of sockets");
-    rig.dialled.clear();
+    while let Some((conn, _)) = rig.dialled.pop() {
+        rig.hang_up(conn, CloseReason::NoNetwork("gone".into()));
+    }
+    assert!(rig.dialled.is_empty());
     rig.s.on_network(rig.now);
-    rig.pass(secs(1));
+    rig.pass(millis(200));
     let mut dialled: Vec<_> = rig.dialled.iter().map(|d| d.1).collect();
     dialled.sort_unstable();
     dialled.dedup();

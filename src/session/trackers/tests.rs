@@ -254,7 +254,8 @@ fn a_port_that_is_forwarded_is_told_to_trackers_and_not_to_the_neighbours() {
     assert!(w.connects.is_empty(), "nothing new");
     w.s.set_external_port(w.now, 40001);
     w.pass(1);
-    w.resolves.clear();
+    w.drain();
+    w.resolve(&BOTH[..1]);
     let (_, _, request) = w.request();
     assert!(request.contains("&port=40001&"), "{request}");
     w.s.hear_address("192.168.1.1".parse().unwrap(), "10.0.0.5".parse().unwrap());

@@ -59,10 +59,6 @@ impl World {
             let status = node.child.wait(Duration::from_secs(30)).ok_or("btmio does not end by itself")?;
             Ok::<_, String>((status.code(), sent("out0")? - before, node.child.tail()))
         };
-        let free = match ends(&leech(3, "10.79.0.1", 3)?, &|| Ok(()))? {
-            (Some(5), n, _) if n > 0 => n,
-            other => return Err(format!("bound to out0's address: {other:?}, wanted 5, and packets there")),
-        };
         let before = sent("lan0")?;
         match ends(&leech(4, "lan0", 8)?, &|| Ok(()))? {
             (Some(5), 0, _) if sent("lan0")? > before => {}
@@ -82,9 +78,13 @@ impl World {
             (Some(6), 0, tail) if tail.contains("lan0") => {}
             other => return Err(format!("bound to lan0, which is gone: {other:?}, wanted 6 and no packets")),
         }
+        let free = match ends(&leech(3, "10.79.0.1", 3)?, &|| Ok(()))? {
+            (Some(5), n, _) if n > 0 => n,
+            other => return Err(format!("bound to out0's address: {other:?}, wanted 5, and packets there")),
+        };
         cable()?;
         let back = self.comes_back(&far, &cable)?;
-        Ok(format!("{free} packets unbound, none past lan0, nor when it was deleted; {back}"))
+        Ok(format!("none past lan0, nor when it was deleted, but {free} when bound to out0's address; {back}"))
     }
 
     /// It seeds, its interface is replaced by another of that name, and it is dialled there.

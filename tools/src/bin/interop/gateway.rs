@@ -148,12 +148,9 @@ impl World {
             more = format!(", renewed by {age:.0} s, made again when the route was back");
         }
         node.child.signal("INT");
-        let status = node.child.wait(Duration::from_secs(10));
-        let left = forwarded();
-        match (status, left) {
-            (Some(_), Ok(0)) => {}
-            other => return Err(format!("wanted its end, and no port forwarded: {other:?}\n{}", tails())),
-        }
+        let status = node.child.wait(Duration::from_secs(10)).ok_or_else(|| format!("it does not end\n{}", tails()))?;
+        let gone = wait_for(Duration::from_secs(10), || (forwarded() == Ok(0)).then_some(()));
+        gone.ok_or_else(|| format!("{:?} ports are forwarded after {status}\n{}", forwarded(), tails()))?;
         Ok(format!("{} in {took:.1} s, fetched through it{more}, taken back", way.name))
     }
 
