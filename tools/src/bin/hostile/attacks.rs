@@ -1,6 +1,6 @@
 //! The attacks: what each attacker says, and the loop that lets many of them say it.
 
-use crate::TARGET;
+use crate::{ATTACKER, TARGET};
 use btmio::id::{Block, PieceIndex};
 use btmio::wire::{self, Message};
 use socket2::{Domain, Protocol, Socket, Type};
@@ -22,8 +22,10 @@ pub(crate) struct Attack {
     read: bool,
     /// Closed connections are opened again, at most so many a second altogether.
     again: u32,
-    /// Connections last so long and are then reset.
+    /// Connections last some milliseconds and are then reset.
     brief: bool,
+    /// How long it goes on, in seconds.
+    pub(crate) seconds: u64,
     /// Said once, by attacker number.
     first: fn(usize, u32) -> Vec<u8>,
     /// Said over and over.
@@ -40,6 +42,7 @@ pub(crate) const ATTACKS: [Attack; 9] = [
         read: false,
         again: 200,
         brief: false,
+        seconds: 5,
         first: bomb,
         then: none,
     },
@@ -51,6 +54,7 @@ pub(crate) const ATTACKS: [Attack; 9] = [
         read: true,
         again: 500,
         brief: false,
+        seconds: 5,
         first: wrong,
         then: none,
     },
@@ -62,6 +66,7 @@ pub(crate) const ATTACKS: [Attack; 9] = [
         read: true,
         again: 100,
         brief: false,
+        seconds: 5,
         first: none,
         then: unasked,
     },
@@ -73,6 +78,7 @@ pub(crate) const ATTACKS: [Attack; 9] = [
         read: false,
         again: 30,
         brief: false,
+        seconds: 5,
         first: interested,
         then: requests,
     },
@@ -84,6 +90,7 @@ pub(crate) const ATTACKS: [Attack; 9] = [
         read: true,
         again: 30,
         brief: false,
+        seconds: 5,
         first: interested,
         then: churn,
     },
@@ -95,6 +102,7 @@ pub(crate) const ATTACKS: [Attack; 9] = [
         read: true,
         again: 30,
         brief: false,
+        seconds: 5,
         first: none,
         then: requests,
     },
@@ -106,6 +114,7 @@ pub(crate) const ATTACKS: [Attack; 9] = [
         read: true,
         again: 30,
         brief: false,
+        seconds: 5,
         first: none,
         then: haves,
     },
@@ -117,6 +126,7 @@ pub(crate) const ATTACKS: [Attack; 9] = [
         read: false,
         again: 20_000,
         brief: false,
+        seconds: 5,
         first: one_byte,
         then: none,
     },
@@ -128,10 +138,25 @@ pub(crate) const ATTACKS: [Attack; 9] = [
         read: false,
         again: 10_000,
         brief: true,
+        seconds: 30,
         first: wrong_hash,
         then: none,
     },
 ];
+
+/// T53: more of them than the client has descriptors, for as long as its work takes.
+pub(crate) const CROWD: Attack = Attack {
+    name: "T53",
+    what: "100 files, few descriptors",
+    bots: 300,
+    hello: false,
+    read: false,
+    again: 20,
+    brief: false,
+    seconds: 5,
+    first: one_byte,
+    then: none,
+};
 
 fn message(out: &mut Vec<u8>, m: &Message<'_>) {
     wire::encode(m, out);
@@ -234,7 +259,8 @@ pub(crate) struct Bots<'a> {
     hash: [u8; 20],
     pieces: u32,
     bots: Vec<Option<Bot>>,
-    made: usize,
+    /// Connections begun so far.
+    pub(crate) made: usize,
 }
 
 impl<'a> Bots<'a> {
@@ -242,11 +268,11 @@ impl<'a> Bots<'a> {
         Self { attack, hash, pieces, bots: (0..attack.bots).map(|_| None).collect(), made: 0 }
     }
 
-    /// Attacks for so long, then leaves.
-    pub(crate) fn run(&mut self, time: Duration) {
+    /// Attacks while it may, then leaves.
+    pub(crate) fn run(&mut self, go_on: impl Fn() -> bool) {
         let begin = Instant::now();
         let mut scratch = vec![0; 64 << 10];
-        while begin.elapsed() < time {
+        while go_on() {
             let mut idle = true;
             // The first of each are not counted against the rate.
             let may = self.attack.bots + (begin.elapsed().as_secs_f64() * f64::from(self.attack.again)) as usize;
@@ -283,7 +309,7 @@ impl<'a> Bots<'a> {
         self.made += 1;
         let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP)).ok()?;
         socket.set_nonblocking(true).ok()?;
-        socket.bind(&SocketAddr::from(([127, 0, 0, 66], 0)).into()).ok()?;
+        socket.bind(&SocketAddr::new(ATTACKER, 0).into()).ok()?;
         // In progress is no error.
         let _ = socket.connect(&TARGET.into());
         let mut out = if self.attack.hello { hello(self.hash, self.made).to_vec() } else { Vec::new() };

@@ -1,6 +1,6 @@
 //! An honest peer that wants one block.
 
-use crate::TARGET;
+use crate::{HONEST, TARGET};
 use btmio::id::Block;
 use btmio::wire::{self, Event, Message};
 use socket2::{Domain, Protocol, Socket, Type};
@@ -29,7 +29,7 @@ fn attempt(hash: [u8; 20], until: Instant) -> Option<()> {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let left = || until.checked_duration_since(Instant::now()).filter(|d| !d.is_zero());
     let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP)).ok()?;
-    socket.bind(&SocketAddr::from(([127, 0, 0, 2], 0)).into()).ok()?;
+    socket.bind(&SocketAddr::new(HONEST, 0).into()).ok()?;
     socket.connect_timeout(&TARGET.into(), left()?).ok()?;
     let mut id = *b"-HO0000-000000000000";
     id[16..].copy_from_slice(&COUNT.fetch_add(1, Ordering::Relaxed).to_be_bytes());

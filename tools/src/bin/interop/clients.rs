@@ -30,6 +30,8 @@ pub(crate) enum Client {
     Libtorrent,
     Rtorrent,
     Qbittorrent,
+    /// For attacks only: it has no completion hook.
+    Rqbit,
 }
 
 /// All but btmio.
@@ -88,11 +90,12 @@ impl Client {
             Client::Libtorrent => "libtorrent",
             Client::Rtorrent => "rtorrent",
             Client::Qbittorrent => "qbittorrent",
+            Client::Rqbit => "rqbit",
         }
     }
 
     pub(crate) fn from_name(name: &str) -> Option<Self> {
-        OTHERS.into_iter().chain([Client::Btmio]).find(|c| c.name() == name)
+        OTHERS.into_iter().chain([Client::Btmio, Client::Rqbit]).find(|c| c.name() == name)
     }
 
     /// Starts the client; it may not be listening yet on return.
@@ -105,6 +108,7 @@ impl Client {
             Client::Libtorrent => libtorrent(job)?,
             Client::Rtorrent => rtorrent(job)?,
             Client::Qbittorrent => qbittorrent(job)?,
+            Client::Rqbit => rqbit(job),
         };
         if let Some(pid) = job.host {
             command = on_host(pid, &command);
@@ -384,4 +388,26 @@ fn qbittorrent(job: &Job) -> Result<Command, String> {
         .arg("--add-paused=false")
         .arg(&job.torrent);
     Ok(c)
+}
+
+/// The program that is rqbit.
+fn rqbit_program() -> String {
+    std::env::var("RQBIT").unwrap_or_else(|_| "rqbit".to_owned())
+}
+
+/// rqbit is installed.
+pub(crate) fn rqbit_answers() -> bool {
+    let mut c = Command::new(rqbit_program());
+    c.arg("--version").stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
+    c.status().is_ok_and(|s| s.success())
+}
+
+fn rqbit(job: &Job) -> Command {
+    let mut c = Command::new(rqbit_program());
+    c.args(["-v", "error", "--disable-dht", "--disable-dht-persistence", "--disable-lsd", "--ipv4-only"]);
+    c.args(["--disable-upnp-port-forward", "--listen-ip", &job.ip, "--listen-port", &PORT.to_string()]);
+    c.args(["--http-api-listen-addr", &format!("{}:{RPC}", job.ip), "download", "--overwrite", "-o"]);
+    // It adds no folder for several files when it is given one.
+    c.arg(&job.dir).arg(&job.torrent);
+    c
 }
