@@ -9,8 +9,8 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-/// How long one connection is given before another is tried.
-const TRY: Duration = Duration::from_secs(5);
+/// How long one connection is given before another is tried: a round of anybody's choker.
+const TRY: Duration = Duration::from_secs(11);
 
 /// Time until a block has come, with as many connections as that takes.
 pub(crate) fn first_block(hash: [u8; 20], patience: Duration) -> Option<Duration> {

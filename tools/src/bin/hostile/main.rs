@@ -33,7 +33,6 @@ mod http;
 use attacks::{ATTACKS, Attack, Bots};
 use clients::{Client, Job, PORT, Role};
 use report::Outcome;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -57,6 +56,8 @@ pub(crate) const TRACKER: IpAddr = host(3);
 pub(crate) const ATTACKER: IpAddr = host(66);
 /// The first of the seeds.
 pub(crate) const SEEDS: u8 = 100;
+/// How long an honest peer waits for its block: two rounds of anybody's choker.
+const PATIENCE: Duration = Duration::from_secs(21);
 /// How long the memory may take to come back.
 const BACK: Duration = Duration::from_secs(10);
 /// What counts as come back, and the goal for the peak, in KiB.
@@ -228,6 +229,7 @@ impl World {
             lsd: false,
             up_limit: 0,
             roots: None,
+            nofile: Some(nofile),
             extra: vec!["--seed-time=10m".into(), "--seed-ratio=1000".into()],
         }
     }
@@ -235,10 +237,10 @@ impl World {
     /// One attack on a seed.
     fn one(&self, client: Client, nofile: u64, attack: &Attack) -> Result<Outcome, String> {
         let job = self.job(client, Role::Seed, nofile, attack.name);
-        let mut node = with_nofile(nofile, || client.start(&job))?;
+        let mut node = client.start(&job)?;
         let hash = self.payload.info_hash();
         let pid = node.child.id();
-        let first = honest::first_block(hash, Duration::from_secs(20));
+        let first = honest::first_block(hash, PATIENCE);
         first.ok_or_else(|| format!("does not serve at all\n{}", node.child.tail()))?;
         std::thread::sleep(Duration::from_millis(500));
         let base = rss(pid);
@@ -255,23 +257,23 @@ impl World {
                 peak
             });
             let honest = s.spawn(|| {
-                // The attack is given a moment to unfold.
+                // The attack is given a moment to unfold, and goes on while someone waits.
                 std::thread::sleep(Duration::from_millis(700));
                 let mut worst = Some(Duration::ZERO);
-                while !over.load(Ordering::Relaxed) {
-                    let t = honest::first_block(hash, Duration::from_secs(10));
+                while begin.elapsed() < Duration::from_secs(attack.seconds) {
+                    let t = honest::first_block(hash, PATIENCE);
                     worst = worst.and_then(|w| Some(w.max(t?)));
                     std::thread::sleep(Duration::from_millis(200));
                 }
+                over.store(true, Ordering::Relaxed);
                 worst
             });
-            bots.run(|| begin.elapsed() < Duration::from_secs(attack.seconds));
-            over.store(true, Ordering::Relaxed);
+            bots.run(|| !over.load(Ordering::Relaxed));
             (memory.join().unwrap_or(0), honest.join().ok().flatten())
         });
         let took = begin.elapsed().as_secs_f64();
-        let (used, rate) = (cpu(pid) - before, bots.made as f64 / attack.seconds as f64);
-        let after = honest::first_block(hash, Duration::from_secs(20));
+        let (used, rate) = (cpu(pid) - before, bots.made as f64 / took);
+        let after = honest::first_block(hash, PATIENCE);
         let back = wait_for(BACK, || Some(rss(pid)).filter(|now| *now <= base + SLACK)).unwrap_or_else(|| rss(pid));
         let ended = node.child.exited();
         let soon = |t: Option<Duration>| t.is_some_and(|t| t <= Duration::from_secs(2));
@@ -292,15 +294,6 @@ impl World {
             text: ended.map(|s| format!("ended with {s}")),
         })
     }
-}
-
-/// Runs `f` with so many descriptors for what it starts, then has its own again.
-pub(crate) fn with_nofile<T>(n: u64, f: impl FnOnce() -> T) -> T {
-    let own = getrlimit(Resource::Nofile);
-    let _ = setrlimit(Resource::Nofile, Rlimit { current: Some(n), maximum: own.maximum });
-    let out = f();
-    let _ = setrlimit(Resource::Nofile, Rlimit { current: own.maximum, maximum: own.maximum });
-    out
 }
 
 /// Anonymous memory in KiB.

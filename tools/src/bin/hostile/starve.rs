@@ -5,7 +5,7 @@ use crate::attacks::{Bots, CROWD};
 use crate::clients::{Client, Role};
 use crate::report::Outcome;
 use crate::seeds::Seeds;
-use crate::{World, complete, cpu, with_nofile};
+use crate::{World, complete, cpu};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use tools::process::wait_for;
@@ -26,7 +26,7 @@ fn attempt(world: &World, client: Client, nofile: u64) -> Result<Outcome, String
     let _seeds = Seeds::start(&world.payload, 1, None, &torrent)?;
     let mut job = world.job(client, Role::Leech, nofile, CROWD.name);
     job.torrent = torrent;
-    let mut node = with_nofile(nofile, || client.start(&job))?;
+    let mut node = client.start(&job)?;
     let pid = node.child.id();
     let over = AtomicBool::new(false);
     let (took, percent) = std::thread::scope(|s| {

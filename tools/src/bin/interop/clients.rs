@@ -69,6 +69,8 @@ pub(crate) struct Job {
     pub(crate) up_limit: u32,
     /// Certificates to trust. btmio.
     pub(crate) roots: Option<PathBuf>,
+    /// Most descriptors it may have, if that is to be fewer than ours.
+    pub(crate) nofile: Option<u64>,
     /// Further arguments. btmio; libtorrent's have no dashes in front.
     pub(crate) extra: Vec<String>,
 }
@@ -110,6 +112,10 @@ impl Client {
             Client::Qbittorrent => qbittorrent(job)?,
             Client::Rqbit => rqbit(job),
         };
+        if let Some(n) = job.nofile {
+            // The hard limit too: some raise the soft one.
+            command = within("prlimit", &format!("--nofile={n}:{n}"), &command);
+        }
         if let Some(pid) = job.host {
             command = on_host(pid, &command);
         }
@@ -166,8 +172,19 @@ impl Node {
 
 /// The same command in the network of a process.
 pub(crate) fn on_host(pid: u32, command: &Command) -> Command {
-    let mut c = Command::new("nsenter");
-    c.arg(format!("--net=/proc/{pid}/ns/net")).arg("--").arg(command.get_program()).args(command.get_args());
+    within("nsenter", &format!("--net=/proc/{pid}/ns/net"), command)
+}
+
+/// The same command by way of a program that becomes it.
+fn within(program: &str, arg: &str, command: &Command) -> Command {
+    let mut c = Command::new(program);
+    c.arg(arg).arg("--").arg(command.get_program()).args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => c.env(name, value),
+            None => c.env_remove(name),
+        };
+    }
     c
 }
 

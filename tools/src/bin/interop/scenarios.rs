@@ -169,7 +169,7 @@ impl World {
         let (torrent, ip) = (torrent.to_owned(), format!("{}{n}", self.net));
         let (pex, dht, lsd, host) = (false, Vec::new(), false, None);
         let (up_limit, roots, extra) = (0, None, Vec::new());
-        Ok(Job { client, role, ip, torrent, dir, home, pex, dht, lsd, host, up_limit, roots, extra })
+        Ok(Job { client, role, ip, torrent, dir, home, pex, dht, lsd, host, up_limit, roots, nofile: None, extra })
     }
 
     /// Starts a client and waits until the tracker knows of it, as a seed or as a leech.
