@@ -12,6 +12,9 @@ use std::time::{Duration, Instant};
 /// How long one connection is given before another is tried: a round of anybody's choker.
 const TRY: Duration = Duration::from_secs(11);
 
+/// Between two tries: some refuse whom they find pushy.
+const PAUSE: Duration = Duration::from_millis(300);
+
 /// Time until a block has come, with as many connections as that takes.
 pub(crate) fn first_block(hash: [u8; 20], patience: Duration) -> Option<Duration> {
     let begin = Instant::now();
@@ -19,7 +22,7 @@ pub(crate) fn first_block(hash: [u8; 20], patience: Duration) -> Option<Duration
         if attempt(hash, (begin + patience).min(Instant::now() + TRY)).is_some() {
             return Some(begin.elapsed());
         }
-        std::thread::sleep(Duration::from_millis(50));
+        std::thread::sleep(PAUSE);
     }
     None
 }

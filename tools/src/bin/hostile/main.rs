@@ -240,6 +240,8 @@ impl World {
         let mut node = client.start(&job)?;
         let hash = self.payload.info_hash();
         let pid = node.child.id();
+        // Who dials before the data has been checked is refused, and by some for good.
+        std::thread::sleep(Duration::from_secs(4));
         let first = honest::first_block(hash, PATIENCE);
         first.ok_or_else(|| format!("does not serve at all\n{}", node.child.tail()))?;
         std::thread::sleep(Duration::from_millis(500));
