@@ -9,6 +9,7 @@
 //! A new input goes there under a name that says what it is; `cargo test` finds it.
 
 mod dht;
+mod journal;
 mod session;
 mod text;
 mod torrent;
@@ -22,7 +23,7 @@ use btmio::wire::{self, Decoder, Event, ExtHandshake, Message};
 pub type Target = fn(&[u8]);
 
 /// All targets by name.
-pub const TARGETS: [(&str, Target); 24] = [
+pub const TARGETS: [(&str, Target); 25] = [
     ("arguments", text::arguments),
     ("bencode", bencode),
     ("blocklist", text::blocklist),
@@ -33,6 +34,7 @@ pub const TARGETS: [(&str, Target); 24] = [
     ("extended", extended),
     ("gzip", tracker::gzip),
     ("handshake", handshake),
+    ("journal", journal::journal),
     ("krpc", dht::krpc),
     ("lsd", dht::lsd),
     ("magnet", text::magnet),
