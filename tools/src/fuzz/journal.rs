@@ -26,7 +26,8 @@ pub(super) fn journal(data: &[u8]) {
     let replay = Replay::of(&hash, &bytes, pieces);
     read(&hash, &bytes, pieces, &replay);
     let boot = if mode & 2 == 0 { BOOT } else { 0 };
-    let generations: Vec<_> = (0..pieces).map(|p| generation(PieceIndex::new(p)).filter(|_| mode >> 2 != p as u8)).collect();
+    let generations: Vec<_> =
+        (0..pieces).map(|p| generation(PieceIndex::new(p)).filter(|_| mode >> 2 != p as u8)).collect();
     let claims = Claims::of(&replay, &generations, boot);
     believed(&replay, &claims, &generations, boot);
     rewritten(&hash, &claims, own);

@@ -228,6 +228,7 @@ impl World {
             host: None,
             lsd: false,
             up_limit: 0,
+            down_limit: 0,
             roots: None,
             nofile: Some(nofile),
             extra: vec!["--seed-time=10m".into(), "--seed-ratio=1000".into()],

@@ -7,8 +7,7 @@ use std::io::Write as _;
 use std::path::Path;
 
 /// Above the lines.
-pub(crate) const HEAD: &str =
-    "client        nofile  attack                      base KiB    peak +   after +   honest s   after s  cpu %  conn/s";
+pub(crate) const HEAD: &str = "client        nofile  attack                      base KiB    peak +   after +   honest s   after s  cpu %  conn/s";
 
 /// What one attack did to one client.
 pub(crate) struct Outcome {
@@ -119,8 +118,7 @@ fn cell(v: &Value) -> String {
 pub(crate) fn table(file: &Path) -> Result<String, String> {
     let failed = |e: &dyn std::fmt::Display| format!("{}: {e}", file.display());
     let text = std::fs::read_to_string(file).map_err(|e| failed(&e))?;
-    let all: Vec<Value> =
-        text.lines().map(serde_json::from_str).collect::<Result<_, _>>().map_err(|e| failed(&e))?;
+    let all: Vec<Value> = text.lines().map(serde_json::from_str).collect::<Result<_, _>>().map_err(|e| failed(&e))?;
     let unique = |of: &dyn Fn(&Value) -> String| {
         let mut out: Vec<String> = Vec::new();
         for key in all.iter().map(of) {

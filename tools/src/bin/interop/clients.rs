@@ -67,6 +67,8 @@ pub(crate) struct Job {
     pub(crate) lsd: bool,
     /// Upload limit in KiB/s, 0 for none. Transmission, aria2.
     pub(crate) up_limit: u32,
+    /// Download limit in KiB/s, 0 for none. Transmission, libtorrent, btmio.
+    pub(crate) down_limit: u32,
     /// Certificates to trust. btmio.
     pub(crate) roots: Option<PathBuf>,
     /// Most descriptors it may have, if that is to be fewer than ours.
@@ -218,6 +220,9 @@ fn btmio(job: &Job) -> Result<Command, String> {
     if !job.lsd {
         c.arg("--no-lsd");
     }
+    if job.down_limit > 0 {
+        c.arg(format!("--down={}K", job.down_limit));
+    }
     match job.role {
         // By default it seeds until a ratio of one, which is exactly one download.
         Role::Seed => c.args(["--verify", "--seed-ratio=1000", "--seed-time=60"]),
@@ -237,7 +242,8 @@ fn transmission(job: &Job) -> Result<Command, String> {
         "rpc-whitelist-enabled": false, "rpc-host-whitelist-enabled": false,
         "download-dir": job.dir, "incomplete-dir-enabled": false, "start-added-torrents": true,
         "download-queue-enabled": false, "seed-queue-enabled": false, "ratio-limit-enabled": false,
-        "idle-seeding-limit-enabled": false, "speed-limit-down-enabled": false,
+        "idle-seeding-limit-enabled": false,
+        "speed-limit-down-enabled": job.down_limit > 0, "speed-limit-down": job.down_limit,
         "speed-limit-up-enabled": job.up_limit > 0, "speed-limit-up": job.up_limit,
         "script-torrent-done-enabled": true, "script-torrent-done-filename": hook(job)?, "message-level": 2,
     });
@@ -336,6 +342,9 @@ fn libtorrent(job: &Job) -> Result<Command, String> {
     }
     if job.lsd {
         c.arg("enable_lsd=1");
+    }
+    if job.down_limit > 0 {
+        c.arg(format!("download_rate_limit={}", job.down_limit << 10));
     }
     c.args(job.extra.iter().filter(|e| !e.starts_with('-')));
     Ok(c)

@@ -6,6 +6,7 @@ use std::net::SocketAddrV4;
 use std::process::Command;
 use std::time::Instant;
 use tools::process::{Child, wait_for};
+use tools::tracker::Options;
 
 /// Transmission takes part in a DHT of nine nodes or more only.
 const NODES: std::ops::Range<u8> = 20..32;
@@ -100,5 +101,34 @@ impl World {
         let mut leecher = to.start(&leech)?;
         self.arrives(&mut leecher, &leech, &[&seeder])?;
         Ok(format!("by multicast alone in {:.1} s", begin.elapsed().as_secs_f64()))
+    }
+
+    /// The hub has nothing, knows by its tracker who has everything, and takes it so slowly that it stays with them
+    /// throughout: one that is complete leaves its seeds, and then has nobody to name. `to` has a magnet link and
+    /// knows the hub alone, so that it is done only if the hub names the seed.
+    pub(crate) fn pex(&self, seed: Client, hub: Client, to: Client) -> Result<String, String> {
+        let tracker = self.tracker(Options::default())?;
+        let torrent = self.torrent("t", &[&tracker.url])?;
+        let seed = self.job(2, seed, Role::Seed, &torrent)?;
+        let mut middle = self.job(3, hub, Role::Leech, &torrent)?;
+        (middle.pex, middle.down_limit) = (true, 64);
+        let mut last = self.job(4, to, Role::Leech, &self.link(""))?;
+        last.pex = true;
+        let peer = format!("peer={}:{PORT}", middle.ip);
+        match to {
+            Client::Btmio => last.extra = vec!["-e".to_owned(), format!("--{peer}")],
+            // Nobody can tell it of a peer: it is there first, and is dialled.
+            Client::Transmission => middle.extra.push(format!("--peer={}:{PORT}", last.ip)),
+            _ => last.extra = vec![peer],
+        }
+        let seeder = self.start(&seed, &tracker)?;
+        let early = if to == Client::Transmission { Some(to.start(&last)?) } else { None };
+        let hub_node = self.start(&middle, &tracker)?;
+        let begin = Instant::now();
+        let mut node = early.map_or_else(|| to.start(&last), Ok)?;
+        // Transmission names peers for the first time after 90 s.
+        let patience = if hub == Client::Transmission { 2 * TRANSFER } else { TRANSFER };
+        self.arrives_within(patience, &mut node, &last, &[&hub_node, &seeder])?;
+        Ok(format!("named by {} in {:.1} s", hub.name(), begin.elapsed().as_secs_f64()))
     }
 }
