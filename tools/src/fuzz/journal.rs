@@ -106,7 +106,8 @@ fn believed(replay: &Replay, claims: &Claims, generations: &[Option<u32>], boot:
     for (p, generation) in (0..).zip(generations) {
         let piece = PieceIndex::new(p);
         let (durable, verified) = (claims.durable.get(piece), claims.verified.get(piece));
-        assert!(!(durable && verified) && !(claims.doubted.get(piece) && claims.believes(piece)), "piece {p}");
+        assert!(!durable || !verified, "piece {p} is both");
+        assert!(!claims.believes(piece) || !claims.doubted.get(piece), "piece {p} is believed and doubted");
         assert!(durable || !claims.seen.get(piece), "piece {p} was seen, and is not known");
         if !claims.believes(piece) {
             continue;

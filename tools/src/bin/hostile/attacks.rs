@@ -251,6 +251,8 @@ struct Bot {
     out: Vec<u8>,
     at: usize,
     since: Instant,
+    /// What comes next, once the other side has answered the handshake: some want no more than that before.
+    first: Option<Vec<u8>>,
 }
 
 /// Attackers, all at once.
@@ -294,7 +296,14 @@ impl<'a> Bots<'a> {
                     }
                 }
                 if bot.at == bot.out.len() {
-                    bot.out = (self.attack.then)(i, self.pieces);
+                    bot.out = match bot.first.take() {
+                        Some(first) if heard(bot) => first,
+                        Some(first) => {
+                            bot.first = Some(first);
+                            continue;
+                        }
+                        None => (self.attack.then)(i, self.pieces),
+                    };
                     bot.at = 0;
                 }
             }
@@ -312,17 +321,23 @@ impl<'a> Bots<'a> {
         socket.bind(&SocketAddr::new(ATTACKER, 0).into()).ok()?;
         // In progress is no error.
         let _ = socket.connect(&TARGET.into());
-        let mut out = if self.attack.hello { hello(self.hash, self.made).to_vec() } else { Vec::new() };
-        out.extend((self.attack.first)(self.made, self.pieces));
-        Some(Bot { socket, out, at: 0, since: Instant::now() })
+        let first = (self.attack.first)(self.made, self.pieces);
+        let (out, first) =
+            if self.attack.hello { (hello(self.hash, self.made).to_vec(), Some(first)) } else { (first, None) };
+        Some(Bot { socket, out, at: 0, since: Instant::now(), first })
     }
+}
+
+/// Bytes have come that nobody has read.
+fn heard(bot: &Bot) -> bool {
+    bot.socket.peek(&mut [std::mem::MaybeUninit::uninit()]).is_ok_and(|n| n > 0)
 }
 
 /// Moves bytes; whether any moved, or `None` when the connection is gone.
 fn pump(bot: &mut Bot, read: bool, scratch: &mut [u8]) -> Option<bool> {
     let fine = |e: &std::io::Error| matches!(e.raw_os_error(), Some(11 | 107 | 115));
     let mut moved = false;
-    if read {
+    if read && bot.first.is_none() {
         match (&bot.socket).read(scratch) {
             Ok(0) => return None,
             Ok(_) => moved = true,

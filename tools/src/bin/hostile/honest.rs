@@ -41,13 +41,14 @@ fn attempt(hash: [u8; 20], until: Instant) -> Option<()> {
         info_hash: btmio::id::InfoHash::new(hash),
         peer_id: btmio::id::PeerId::new(id),
     };
-    let mut out = wire::encode_handshake(&ours).to_vec();
-    wire::encode(&Message::HaveNone, &mut out);
-    wire::encode(&Message::Interested, &mut out);
-    (&socket).write_all(&out).ok()?;
+    (&socket).write_all(&wire::encode_handshake(&ours)).ok()?;
     let mut theirs = [0; 68];
     socket.set_read_timeout(left()).ok()?;
     (&socket).read_exact(&mut theirs).ok()?;
+    let mut out = Vec::new();
+    wire::encode(&Message::HaveNone, &mut out);
+    wire::encode(&Message::Interested, &mut out);
+    (&socket).write_all(&out).ok()?;
     let (mut decoder, mut buf) = (wire::Decoder::new(), [0; 32 << 10]);
     loop {
         socket.set_read_timeout(Some(left()?)).ok()?;
