@@ -276,6 +276,11 @@ impl Loop {
         &self.turns
     }
 
+    /// The same, and begins anew.
+    pub fn take_turn_times(&mut self) -> TurnTimes {
+        std::mem::take(&mut self.turns)
+    }
+
     /// The port peers can dial.
     pub fn port(&self) -> u16 {
         self.listeners.port()
