@@ -10,6 +10,7 @@
 
 mod dht;
 mod journal;
+mod portmap;
 mod session;
 mod text;
 mod torrent;
@@ -23,7 +24,7 @@ use btmio::wire::{self, Decoder, Event, ExtHandshake, Message};
 pub type Target = fn(&[u8]);
 
 /// All targets by name.
-pub const TARGETS: [(&str, Target); 25] = [
+pub const TARGETS: [(&str, Target); 26] = [
     ("arguments", text::arguments),
     ("bencode", bencode),
     ("blocklist", text::blocklist),
@@ -41,6 +42,7 @@ pub const TARGETS: [(&str, Target); 25] = [
     ("message", message),
     ("metainfo", torrent::metainfo),
     ("names", torrent::names),
+    ("portmap", portmap::portmap),
     ("reply", tracker::reply),
     ("response", tracker::response),
     ("resume", session::resume),

@@ -227,6 +227,8 @@ impl World {
             dht: Vec::new(),
             host: None,
             lsd: false,
+            bind: true,
+            portmap: false,
             up_limit: 0,
             down_limit: 0,
             roots: None,

@@ -44,7 +44,7 @@ pub(crate) fn names() -> Vec<String> {
         "opentracker-udp",
         // Not "bind", nor "lsd-A-to-B" with libtorrent, transmission or aria2 and btmio, nor "lsd6-A-to-B" with libtorrent
         // and btmio (Transmission 3.00 and aria2 1.36 join the IPv4 group alone): run by name.
-        // Not "https" and "https-nginx": run by name, the latter where nginx is.
+        // Not "https", "https-nginx" and "gateway": the latter need nginx, and miniupnpd with nftables.
         // Not "opentracker-udp6": Debian's opentracker has no IPv6. It is run by name where a build has it.
         "udp",
         "udp6",
@@ -79,6 +79,7 @@ pub(crate) fn run(name: &str, world: &World) -> Result<String, String> {
         "pex-to-libtorrent" => world.pex(Client::Btmio, Client::Btmio, Client::Libtorrent),
         "pex-to-transmission" => world.pex(Client::Btmio, Client::Btmio, Client::Transmission),
         "https" => world.https(),
+        "gateway" => world.gateway(),
         "https-nginx" => world.https_nginx(),
         "scrape" => world.scrape(),
         "bind" => world.bound(),
@@ -170,7 +171,8 @@ impl World {
         std::fs::create_dir_all(&dir).map_err(|e| e.to_string())?;
         let (torrent, ip) = (torrent.to_owned(), format!("{}{n}", self.net));
         let (pex, dht, lsd, host) = (false, Vec::new(), false, None);
-        let (up_limit, down_limit, roots, nofile, extra) = (0, 0, None, None, Vec::new());
+        let (up_limit, down_limit, roots, nofile) = (0, 0, None, None);
+        let (extra, bind, portmap) = (Vec::new(), true, false);
         Ok(Job {
             client,
             role,
@@ -187,6 +189,8 @@ impl World {
             roots,
             nofile,
             extra,
+            bind,
+            portmap,
         })
     }
 
