@@ -427,15 +427,8 @@ fn qbittorrent(job: &Job) -> Result<Command, String> {
 }
 
 /// The program that is rqbit.
-fn rqbit_program() -> String {
+pub(crate) fn rqbit_program() -> String {
     std::env::var("RQBIT").unwrap_or_else(|_| "rqbit".to_owned())
-}
-
-/// rqbit is installed.
-pub(crate) fn rqbit_answers() -> bool {
-    let mut c = Command::new(rqbit_program());
-    c.arg("--version").stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
-    c.status().is_ok_and(|s| s.success())
 }
 
 fn rqbit(job: &Job) -> Command {
