@@ -598,6 +598,8 @@ pub enum Action {
     Sync {
         /// The torrent.
         torrent: TorrentKey,
+        /// Echoed in the answer.
+        ticket: u32,
         /// Pieces that are verified and not yet durable.
         pieces: Vec<PieceIndex>,
     },
@@ -710,6 +712,8 @@ pub enum Input {
     Synced {
         /// The torrent.
         torrent: TorrentKey,
+        /// As in [`Action::Sync`]: success counts only for what was asked for with it.
+        ticket: u32,
         /// How it ended; an error as in [`Input::DiskFailed`].
         result: Result<(), (String, ErrorKind)>,
     },

@@ -677,14 +677,14 @@ impl Loop {
                 }
             }
             Action::Prefetch { torrent, block } => self.disk.prefetch(torrent, block),
-            Action::Sync { torrent, pieces } => {
+            Action::Sync { torrent, ticket, pieces } => {
                 for piece in &pieces {
                     self.disk.cover(torrent, *piece);
                 }
                 if let Some(state) = &mut self.state {
-                    state.sync_asked(torrent, pieces);
+                    state.sync_asked(torrent, ticket, pieces);
                 }
-                self.disk.sync(torrent);
+                self.disk.sync(torrent, ticket);
                 self.disk_more = true;
             }
             Action::Note { torrent, info_hash, note } => {
@@ -818,8 +818,8 @@ impl Loop {
     fn state_done(&mut self) {
         let Some(state) = &mut self.state else { return };
         self.disk_more |= state.folder().work();
-        while let Some(torrent) = self.state.as_mut().and_then(|s| s.turn(&self.session, &mut self.disk)) {
-            pump::synced(&mut self.session, self.now, torrent, Ok(()));
+        while let Some((torrent, ticket)) = self.state.as_mut().and_then(|s| s.turn(&self.session, &mut self.disk)) {
+            pump::synced(&mut self.session, self.now, torrent, ticket, Ok(()));
             self.carry_out();
         }
     }
@@ -837,9 +837,9 @@ impl Loop {
                     }
                     pump::disk_failed(&mut self.session, self.now, torrent, &error);
                 }
-                Done::Synced { torrent, result } => match (&mut self.state, result) {
-                    (Some(state), Ok(())) => state.data_synced(&self.session, &mut self.disk, torrent),
-                    (_, result) => pump::synced(&mut self.session, self.now, torrent, result),
+                Done::Synced { torrent, ticket, result } => match (&mut self.state, result) {
+                    (Some(state), Ok(())) => state.data_synced(&self.session, &mut self.disk, torrent, ticket),
+                    (_, result) => pump::synced(&mut self.session, self.now, torrent, ticket, result),
                 },
             }
             self.carry_out();

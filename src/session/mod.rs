@@ -437,8 +437,8 @@ impl Session {
             Input::PieceLost { torrent, piece } => {
                 let _ = self.command(now, torrent, |t, cx| t.on_piece_lost(cx, piece));
             }
-            Input::Synced { torrent, result } => {
-                let _ = self.command(now, torrent, |t, cx| t.on_synced(cx, result));
+            Input::Synced { torrent, ticket, result } => {
+                let _ = self.command(now, torrent, |t, cx| t.on_synced(cx, ticket, result));
             }
             Input::DiskFailed { torrent, error, kind } => {
                 let _ = self.command(now, torrent, |t, cx| t.fail(cx, error, kind));

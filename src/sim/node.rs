@@ -392,10 +392,12 @@ impl Node {
                     self.session.handle(net.now, Input::Hashed { torrent, piece, ok, blocks });
                 }
                 Done::Failed { torrent, error, .. } => pump::disk_failed(&mut self.session, net.now, torrent, &error),
-                Done::Synced { torrent, result: Ok(()) } => {
-                    self.state.data_synced(&self.session, &mut self.disk, torrent);
+                Done::Synced { torrent, ticket, result: Ok(()) } => {
+                    self.state.data_synced(&self.session, &mut self.disk, torrent, ticket);
                 }
-                Done::Synced { torrent, result } => pump::synced(&mut self.session, net.now, torrent, result),
+                Done::Synced { torrent, ticket, result } => {
+                    pump::synced(&mut self.session, net.now, torrent, ticket, result);
+                }
             }
             self.carry_out(net);
         }
@@ -404,8 +406,8 @@ impl Node {
     /// Takes the journals further.
     fn state_done(&mut self, net: &mut Net) {
         self.disk_more |= self.state.folder().work();
-        while let Some(torrent) = self.state.turn(&self.session, &mut self.disk) {
-            pump::synced(&mut self.session, net.now, torrent, Ok(()));
+        while let Some((torrent, ticket)) = self.state.turn(&self.session, &mut self.disk) {
+            pump::synced(&mut self.session, net.now, torrent, ticket, Ok(()));
             self.carry_out(net);
         }
     }
@@ -467,10 +469,10 @@ impl Node {
                 // Everybody here is on a network of his own.
                 Action::Multicast { .. } => {}
                 Action::Prefetch { torrent, block } => self.disk.prefetch(torrent, block),
-                Action::Sync { torrent, pieces } => {
+                Action::Sync { torrent, ticket, pieces } => {
                     pieces.iter().for_each(|p| self.disk.cover(torrent, *p));
-                    self.state.sync_asked(torrent, pieces);
-                    self.disk.sync(torrent);
+                    self.state.sync_asked(torrent, ticket, pieces);
+                    self.disk.sync(torrent, ticket);
                 }
                 Action::Note { torrent, info_hash, note } => {
                     self.state.note(&self.session, &mut self.disk, torrent, &info_hash, note);

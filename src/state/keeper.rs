@@ -53,10 +53,10 @@ struct Kept {
     size: (usize, usize),
     /// What the files that were written looked like, by file.
     stamps: BTreeMap<usize, Option<FileStamp>>,
-    /// Pieces of the sync under way.
-    pieces: Vec<PieceIndex>,
-    /// `D` records wait to be synced.
-    waiting: bool,
+    /// The sync of data that was asked for last, and its pieces, in order.
+    asked: (u32, Vec<PieceIndex>),
+    /// `D` records wait to be synced: those of the sync that was asked for with this ticket.
+    waiting: Option<u32>,
     /// `L` records that a power cut must not take: a `D` may stand before them.
     lost: bool,
     /// Its files are closed: `C` is due when the resume record is stored.
@@ -68,8 +68,8 @@ struct Kept {
 enum What {
     Snapshot(TorrentKey),
     Folder(TorrentKey),
-    /// The flag: `D` records wait for it.
-    Journal(TorrentKey, bool),
+    /// `D` records wait for it: see [`Kept::waiting`].
+    Journal(TorrentKey, Option<u32>),
     Record(TorrentKey),
     Other,
 }
@@ -84,7 +84,7 @@ pub struct Keeper<F> {
     read: BTreeMap<InfoHash, (u32, usize)>,
     jobs: BTreeMap<u64, What>,
     ticket: u64,
-    synced: Vec<TorrentKey>,
+    synced: Vec<(TorrentKey, u32)>,
 }
 
 impl<F: Folder> Keeper<F> {
@@ -186,6 +186,10 @@ impl<F: Folder> Keeper<F> {
             Note::Lost(piece) => {
                 k.writer.push(&mut k.batch, Kind::Lost, piece.get(), 1, 0);
                 k.lost = true;
+                // A sync under way may end well all the same, and make nothing of it durable.
+                if let Ok(at) = k.asked.1.binary_search(&piece) {
+                    k.asked.1.remove(at);
+                }
             }
         }
     }
@@ -208,8 +212,8 @@ impl<F: Folder> Keeper<F> {
             batch: Vec::new(),
             size: (size, 0),
             stamps: BTreeMap::new(),
-            pieces: Vec::new(),
-            waiting: false,
+            asked: (0, Vec::new()),
+            waiting: None,
             lost: false,
             closed: false,
             records: 0,
@@ -250,20 +254,23 @@ impl<F: Folder> Keeper<F> {
     }
 
     /// The session asks for a sync of these pieces' data.
-    pub fn sync_asked(&mut self, key: TorrentKey, pieces: Vec<PieceIndex>) {
+    pub fn sync_asked(&mut self, key: TorrentKey, ticket: u32, mut pieces: Vec<PieceIndex>) {
         if let Some(k) = self.kept.get_mut(&key) {
-            k.pieces = pieces;
+            pieces.sort_unstable();
+            k.asked = (ticket, pieces);
         }
     }
 
-    /// The data asked for is on the device: notes that, and syncs the note.
-    pub fn data_synced(&mut self, s: &Session, st: &mut dyn Storage, key: TorrentKey) {
+    /// The data asked for with this ticket is on the device: notes that, and syncs the note.
+    pub fn data_synced(&mut self, s: &Session, st: &mut dyn Storage, key: TorrentKey, ticket: u32) {
         if self.kept.get(&key).is_some_and(|k| k.stage == Stage::Absent) {
             self.snapshot(s, st, key);
         }
-        let Some(k) = self.kept.get_mut(&key) else { return self.synced.push(key) };
-        let mut pieces = std::mem::take(&mut k.pieces);
-        pieces.sort_unstable();
+        let Some(k) = self.kept.get_mut(&key) else { return self.synced.push((key, ticket)) };
+        if k.asked.0 != ticket {
+            return;
+        }
+        let pieces = std::mem::take(&mut k.asked.1);
         // A file that has been replaced since a piece was verified does not hold it.
         let before = std::mem::take(&mut k.stamps);
         let (mut writer, mut batch) = (k.writer, std::mem::take(&mut k.batch));
@@ -282,7 +289,7 @@ impl<F: Folder> Keeper<F> {
             spans.filter(|s| !s.pad).all(|s| kept(s.file.idx())).then_some(now)
         };
         writer.push_pieces(&mut batch, Kind::Durable, pieces.into_iter(), &mut of);
-        (k.writer, k.batch, k.waiting) = (writer, batch, true);
+        (k.writer, k.batch, k.waiting) = (writer, batch, Some(ticket));
         self.flush(key);
         self.sync_journal(key);
     }
@@ -290,7 +297,7 @@ impl<F: Folder> Keeper<F> {
     fn sync_journal(&mut self, key: TorrentKey) {
         let Some(k) = self.kept.get_mut(&key) else { return };
         let under_way = self.jobs.values().any(|w| matches!(w, What::Journal(of, _) if *of == key));
-        if !(k.waiting || k.lost) || under_way {
+        if !(k.waiting.is_some() || k.lost) || under_way {
             return;
         }
         match k.stage {
@@ -302,8 +309,8 @@ impl<F: Folder> Keeper<F> {
             // The journal cannot be kept, but the data is where it should be.
             Stage::Absent => {
                 k.lost = false;
-                if std::mem::take(&mut k.waiting) {
-                    self.synced.push(key);
+                if let Some(ticket) = k.waiting.take() {
+                    self.synced.push((key, ticket));
                 }
             }
             Stage::Moving(..) | Stage::Naming => {}
@@ -377,14 +384,15 @@ impl<F: Folder> Keeper<F> {
         }
     }
 
-    /// Once a turn: writes what was gathered, and takes jobs further. Returns a torrent whose sync is over.
-    pub fn turn(&mut self, s: &Session, st: &mut dyn Storage) -> Option<TorrentKey> {
+    /// Once a turn: writes what was gathered, and takes jobs further. Returns a torrent whose sync is over, and the
+    /// ticket of that.
+    pub fn turn(&mut self, s: &Session, st: &mut dyn Storage) -> Option<(TorrentKey, u32)> {
         while let Some((ticket, result)) = self.folder.poll_done() {
             let Some(what) = self.jobs.remove(&ticket) else { continue };
             self.job_done(what, result);
         }
         // Not between the writing of `D` and the answer: the snapshot would not know of it.
-        let grown = |k: &Kept| k.stage == Stage::Ready && !k.waiting && k.size.1 > COMPACT.max(k.size.0);
+        let grown = |k: &Kept| k.stage == Stage::Ready && k.waiting.is_none() && k.size.1 > COMPACT.max(k.size.0);
         let busy: Vec<_> =
             self.kept.iter().filter(|(_, k)| !k.batch.is_empty() || grown(k)).map(|(key, _)| *key).collect();
         for key in busy {
@@ -423,9 +431,10 @@ impl<F: Folder> Keeper<F> {
                 self.sync_journal(key);
             }
             (What::Journal(key, waited), Ok(())) => {
-                if let Some(k) = self.kept.get_mut(&key).filter(|_| waited) {
-                    k.waiting = false;
-                    self.synced.push(key);
+                if let (Some(k), Some(ticket)) = (self.kept.get_mut(&key), waited) {
+                    // What was noted since, in another life of the torrent, is not covered by it.
+                    k.waiting = k.waiting.filter(|t| *t != ticket);
+                    self.synced.push((key, ticket));
                 }
                 self.sync_journal(key);
             }
@@ -460,3 +469,6 @@ fn generation(s: &Session, st: &mut dyn Storage, key: TorrentKey, k: &mut Kept, 
         })
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -62,3 +62,29 @@ fn a_failed_torrent_that_is_paused_stays_so() {
     rig.drive();
     assert_eq!(rig.status(t).state, State::Downloading);
 }
+
+#[test]
+fn a_sync_that_was_begun_before_an_error_makes_nothing_durable() {
+    let c = Content::pieces(4, 1);
+    let (mut rig, t) = Rig::leech(&c);
+    rig.stamps = vec![stamp(c.data.len() as u64)];
+    rig.slow_sync = true;
+    let conn = rig.seeder(t, 1);
+    rig.gives(conn, blk(0, 0));
+    rig.pass(secs(3));
+    let [(_, old)] = rig.syncs[..] else { panic!("{:?}", rig.syncs) };
+    rig.s.handle(rig.now, Input::DiskFailed { torrent: t, error: "gone".into(), kind: ErrorKind::FileIo });
+    // It goes on, hashes what it had, and asks for that to be synced.
+    rig.pass(secs(6));
+    assert_eq!((rig.rechecked.len(), rig.status(t).have), (1, u64::from(B)));
+    rig.pass(secs(3));
+    let [_, (_, new)] = rig.syncs[..] else { panic!("{:?}", rig.syncs) };
+    let synced = |rig: &mut Rig, ticket| {
+        rig.s.handle(rig.now, Input::Synced { torrent: t, ticket, result: Ok(()) });
+        rig.drive();
+        rig.status(t).durable
+    };
+    assert_eq!(synced(&mut rig, old), 0, "that was another sync");
+    assert_eq!(synced(&mut rig, new), u64::from(B));
+    assert_eq!(synced(&mut rig, new), u64::from(B), "told twice");
+}
