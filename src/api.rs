@@ -345,10 +345,18 @@ pub enum TrackerOutcome {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Alert {
-    /// A torrent was added.
+    /// A torrent was added, and what is needed to begin with it again is on the device: from now on no crash makes it
+    /// disappear. It may have begun before.
     Added {
         /// Which.
         torrent: TorrentKey,
+    },
+    /// A torrent was added, but a crash can take it: it could not be stored. It is tried again.
+    NotKept {
+        /// Which.
+        torrent: TorrentKey,
+        /// Why.
+        error: String,
     },
     /// What it is has been learnt from its peers: see `Session::metainfo`.
     Metadata {
@@ -488,11 +496,25 @@ impl Alerts {
     }
 }
 
+/// Whether a torrent is there again after a crash.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Kept {
+    /// It is being stored.
+    Waiting,
+    /// It is, or nobody keeps anything.
+    Yes,
+    /// It could not be stored, so far: why.
+    No(String),
+}
+
 /// Kinds of torrent errors that a caller may want to tell apart.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ErrorKind {
     /// No space left, or over quota.
     NoSpace,
+    /// The system refuses: no permission, something else in the way, a file that is too big. That does not pass by
+    /// itself, though it is tried again.
+    Refused,
     /// A file is shorter than it was, or gone: somebody else changed it.
     FilesChanged,
     /// Any other failure of files.
@@ -581,6 +603,14 @@ pub enum Action {
     /// Flush the torrent's files, look at their sizes and times, and store what
     /// `Session::record` makes of them, to be given back as [`Add::resume`].
     Save {
+        /// The torrent.
+        torrent: TorrentKey,
+        /// Its name in the state folder.
+        info_hash: InfoHash,
+    },
+    /// Keep what `Session::recollection` says in the place of what was kept before, on the device, for
+    /// [`recall`](crate::torrent::recall), and answer with [`Input::Remembered`]: at once where nothing is kept.
+    Remember {
         /// The torrent.
         torrent: TorrentKey,
         /// Its name in the state folder.
@@ -707,6 +737,13 @@ pub enum Input {
         torrent: TorrentKey,
         /// The piece; `None` is every piece that is not verified.
         piece: Option<PieceIndex>,
+    },
+    /// What [`Action::Remember`] asked for is done, or could not be.
+    Remembered {
+        /// The torrent.
+        torrent: TorrentKey,
+        /// An error is to be shown.
+        result: Result<(), String>,
     },
     /// A sync is over. After an error nothing that was not durable before is believed.
     Synced {

@@ -79,6 +79,7 @@ fn kind_of(e: &DiskError) -> ErrorKind {
     match e.kind {
         DiskErrorKind::Full => ErrorKind::NoSpace,
         DiskErrorKind::Truncated | DiskErrorKind::Missing => ErrorKind::FilesChanged,
+        DiskErrorKind::Permission | DiskErrorKind::NotAFile | DiskErrorKind::TooBig => ErrorKind::Refused,
         _ => ErrorKind::FileIo,
     }
 }

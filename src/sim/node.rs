@@ -18,7 +18,7 @@ use crate::metainfo::Metainfo;
 use crate::pump::{self, Buffers, Outcome};
 use crate::rng::Rng;
 use crate::session::Session;
-use crate::state::Keeper;
+use crate::state::{Answer, Keeper};
 use crate::storage::{Done, OpenSpec, Storage};
 use crate::time::{Instant, earlier};
 
@@ -406,8 +406,15 @@ impl Node {
     /// Takes the journals further.
     fn state_done(&mut self, net: &mut Net) {
         self.disk_more |= self.state.folder().work();
-        while let Some((torrent, ticket)) = self.state.turn(&self.session, &mut self.disk) {
-            pump::synced(&mut self.session, net.now, torrent, ticket, Ok(()));
+        while let Some(answer) = self.state.turn(&self.session, &mut self.disk) {
+            match answer {
+                Answer::Synced(torrent, ticket) => {
+                    pump::synced(&mut self.session, net.now, torrent, ticket, Ok(()));
+                }
+                Answer::Remembered(torrent, result) => {
+                    self.session.handle(net.now, Input::Remembered { torrent, result });
+                }
+            }
             self.carry_out(net);
         }
     }
@@ -479,6 +486,10 @@ impl Node {
                 }
                 Action::Save { torrent, info_hash } => self.save(net, torrent, &info_hash),
                 Action::SaveMetadata { .. } => {}
+                // Nodes are given their torrent at every start.
+                Action::Remember { torrent, .. } => {
+                    self.session.handle(net.now, Input::Remembered { torrent, result: Ok(()) });
+                }
                 Action::CloseFiles { torrent } => self.close_files(torrent),
                 Action::Remove { torrent, info_hash, with_data, .. } => {
                     if with_data {

@@ -22,11 +22,12 @@
 use std::collections::BTreeMap;
 
 use super::{Folder, Job, name};
-use crate::api::{FileStamp, Note};
+use crate::api::{Add, FileStamp, Note};
 use crate::id::{FileIndex, InfoHash, PieceIndex, TorrentKey};
 use crate::session::Session;
 use crate::storage::Storage;
 use crate::torrent::journal::{self, Kind, Phase, Replay, Writer};
+use crate::torrent::{self, RecallError};
 
 /// A journal that has grown by so many bytes, and by as much as its snapshot had, is replaced by a snapshot.
 const COMPACT: usize = 64 << 10;
@@ -71,7 +72,17 @@ enum What {
     /// `D` records wait for it: see [`Kept::waiting`].
     Journal(TorrentKey, Option<u32>),
     Record(TorrentKey),
+    Torrent(TorrentKey),
     Other,
+}
+
+/// What the session waits for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Answer {
+    /// A torrent's sync is over, and it was asked for with this ticket.
+    Synced(TorrentKey, u32),
+    /// A torrent is remembered, or could not be.
+    Remembered(TorrentKey, Result<(), String>),
 }
 
 /// See the module's head.
@@ -84,7 +95,7 @@ pub struct Keeper<F> {
     read: BTreeMap<InfoHash, (u32, usize)>,
     jobs: BTreeMap<u64, What>,
     ticket: u64,
-    synced: Vec<(TorrentKey, u32)>,
+    answers: Vec<Answer>,
 }
 
 impl<F: Folder> Keeper<F> {
@@ -97,7 +108,7 @@ impl<F: Folder> Keeper<F> {
             read: BTreeMap::new(),
             jobs: BTreeMap::new(),
             ticket: 0,
-            synced: Vec::new(),
+            answers: Vec::new(),
         }
     }
 
@@ -113,17 +124,24 @@ impl<F: Folder> Keeper<F> {
 
     /// Nothing is under way.
     pub fn is_idle(&self) -> bool {
-        self.jobs.is_empty() && self.synced.is_empty()
+        self.jobs.is_empty() && self.answers.is_empty()
     }
 
     /// A torrent's resume record and journal. What cannot be read is set aside.
     pub fn load(&mut self, info_hash: &InfoHash, pieces: u32) -> (Option<Vec<u8>>, Option<Vec<u8>>) {
         let then = "the data is checked";
-        let resume = self.read(&name::resume(info_hash), then);
-        let journal = self.read(&name::have(info_hash), then);
+        let (name, mut resume) = (name::resume(info_hash), self.read(&name::resume(info_hash), then));
+        if let Some(bytes) = resume.as_mut().filter(|bytes| !crate::torrent::is_record(bytes)) {
+            self.set_aside(&name, &"not a resume record", then);
+            bytes.clear();
+        }
+        let (name, journal) = (name::have(info_hash), self.read(&name::have(info_hash), then));
         if let Some(bytes) = &journal {
             let replay = Replay::of(info_hash, bytes, pieces);
-            self.read.insert(*info_hash, (replay.next, bytes.len()));
+            if replay.damaged {
+                self.set_aside(&name, &"damaged", then);
+            }
+            self.read.insert(*info_hash, (replay.next, if replay.damaged { 0 } else { bytes.len() }));
         }
         (resume, journal)
     }
@@ -151,12 +169,60 @@ impl<F: Folder> Keeper<F> {
     /// A file that cannot be read is an empty one: there was something, and nothing is known of it.
     fn read(&mut self, name: &str, then: &str) -> Option<Vec<u8>> {
         self.folder.read(name).unwrap_or_else(|e| {
-            log::warn!("{name}: {e}; it is set aside, and {then}");
-            if let Err(e) = self.folder.rename(name, &format!("{name}.bad")) {
-                log::error!("{name}: {e}");
-            }
+            self.set_aside(name, &e, then);
             Some(Vec::new())
         })
+    }
+
+    fn set_aside(&mut self, name: &str, why: &dyn std::fmt::Display, then: &str) {
+        match self.folder.rename(name, &format!("{name}.bad")) {
+            Ok(()) => log::warn!("{name}: {why}; it is set aside, and {then}"),
+            // It had been already.
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+            Err(e) => log::error!("{name}: {why}; it cannot be set aside: {e}"),
+        }
+    }
+
+    /// All torrents that are remembered. What makes no sense is set aside, and does not keep the others from coming.
+    ///
+    /// # Errors
+    /// The folder cannot be read.
+    pub fn recall(&mut self) -> std::io::Result<Vec<Add>> {
+        let mut all = Vec::new();
+        let mut names = self.folder.list()?;
+        names.sort_unstable();
+        for name in names {
+            let hash = name.strip_suffix(name::TORRENT).and_then(InfoHash::from_hex);
+            let Some(hash) = hash.filter(|h| name::torrent(h) == name) else { continue };
+            let then = "this torrent is forgotten";
+            let Some(bytes) = self.read(&name, then) else { continue };
+            match torrent::recall(&hash, &bytes) {
+                Ok(add) => all.push(add),
+                Err(e @ RecallError::Version(_)) => log::error!("{name}: {e}; it is left alone"),
+                Err(e) => self.set_aside(&name, &e, then),
+            }
+        }
+        Ok(all)
+    }
+
+    /// Keeps what is needed to begin with a torrent again.
+    pub fn remember(&mut self, key: TorrentKey, info_hash: &InfoHash, bytes: Vec<u8>) {
+        self.submit(What::Torrent(key), Job::Replace { name: name::torrent(info_hash), bytes });
+    }
+
+    /// It is not among those that [`Keeper::recall`] finds any more; all else that is kept of it stays.
+    pub fn dismiss(&mut self, info_hash: &InfoHash) {
+        self.remove(vec![name::torrent(info_hash)]);
+    }
+
+    /// Files are gone at once, and once more behind the jobs that may be making them anew.
+    fn remove(&mut self, names: Vec<String>) {
+        for name in &names {
+            if let Err(e) = self.folder.remove(name) {
+                log::error!("{name}: {e}");
+            }
+        }
+        self.submit(What::Other, Job::Remove { names });
     }
 
     fn submit(&mut self, what: What, job: Job) {
@@ -266,7 +332,7 @@ impl<F: Folder> Keeper<F> {
         if self.kept.get(&key).is_some_and(|k| k.stage == Stage::Absent) {
             self.snapshot(s, st, key);
         }
-        let Some(k) = self.kept.get_mut(&key) else { return self.synced.push((key, ticket)) };
+        let Some(k) = self.kept.get_mut(&key) else { return self.answers.push(Answer::Synced(key, ticket)) };
         if k.asked.0 != ticket {
             return;
         }
@@ -310,7 +376,7 @@ impl<F: Folder> Keeper<F> {
             Stage::Absent => {
                 k.lost = false;
                 if let Some(ticket) = k.waiting.take() {
-                    self.synced.push((key, ticket));
+                    self.answers.push(Answer::Synced(key, ticket));
                 }
             }
             Stage::Moving(..) | Stage::Naming => {}
@@ -377,16 +443,13 @@ impl<F: Folder> Keeper<F> {
     /// Forgets a torrent.
     pub fn forget(&mut self, key: TorrentKey, info_hash: &InfoHash) {
         self.kept.remove(&key);
-        for name in [name::have(info_hash), name::have_new(info_hash), name::resume(info_hash), name::info(info_hash)] {
-            if let Err(e) = self.folder.remove(&name) {
-                log::error!("{name}: {e}");
-            }
-        }
+        // What makes it come back goes first.
+        let names = [name::torrent, name::have, name::have_new, name::resume, name::info];
+        self.remove(names.iter().map(|name| name(info_hash)).collect());
     }
 
-    /// Once a turn: writes what was gathered, and takes jobs further. Returns a torrent whose sync is over, and the
-    /// ticket of that.
-    pub fn turn(&mut self, s: &Session, st: &mut dyn Storage) -> Option<(TorrentKey, u32)> {
+    /// Once a turn: writes what was gathered, and takes jobs further. Returns what the session is to be told.
+    pub fn turn(&mut self, s: &Session, st: &mut dyn Storage) -> Option<Answer> {
         while let Some((ticket, result)) = self.folder.poll_done() {
             let Some(what) = self.jobs.remove(&ticket) else { continue };
             self.job_done(what, result);
@@ -404,7 +467,7 @@ impl<F: Folder> Keeper<F> {
                 self.snapshot(s, st, key);
             }
         }
-        self.synced.pop()
+        self.answers.pop()
     }
 
     fn job_done(&mut self, what: What, result: std::io::Result<()>) {
@@ -417,6 +480,9 @@ impl<F: Folder> Keeper<F> {
                     k.records -= 1;
                     self.note_closed(key);
                 }
+            }
+            (What::Torrent(key), result) => {
+                self.answers.push(Answer::Remembered(key, result.map_err(|e| e.to_string())));
             }
             (What::Other, result) => {
                 if let Err(e) = result {
@@ -434,7 +500,7 @@ impl<F: Folder> Keeper<F> {
                 if let (Some(k), Some(ticket)) = (self.kept.get_mut(&key), waited) {
                     // What was noted since, in another life of the torrent, is not covered by it.
                     k.waiting = k.waiting.filter(|t| *t != ticket);
-                    self.synced.push((key, ticket));
+                    self.answers.push(Answer::Synced(key, ticket));
                 }
                 self.sync_journal(key);
             }

@@ -75,6 +75,7 @@ pub use memory::Memory;
 pub use plan::{MAX_PARTS, PlaceList};
 #[cfg(feature = "sim")]
 pub(crate) use plan::{Part, resolve};
+pub(crate) use sys::lock_byte;
 
 use crate::config::limits;
 use crate::id::{Block, FileIndex, PieceIndex, TorrentKey};
@@ -332,7 +333,8 @@ pub trait Storage {
     }
 
     /// Asks that everything reported good so far be brought to the device; the answer is [`Done::Synced`] with
-    /// this ticket, unless the torrent is closed before. At most one a torrent is under way; asking again meanwhile is answered by itself.
+    /// this ticket, unless the torrent is closed before. At most one a torrent is under way; asking again meanwhile is
+    /// answered by itself.
     fn sync(&mut self, t: TorrentKey, ticket: u32);
 
     /// What the file system says about a file; `None` when it is not there or not a plain file.

@@ -1,7 +1,8 @@
 //! A disk that fails, and is repaired.
 
 use super::rig::*;
-use crate::api::{ErrorKind, Input};
+use crate::api::{ErrorKind, Input, Kept};
+use crate::config::Config;
 use crate::session::{Alert, State};
 use crate::storage::DiskErrorKind;
 
@@ -61,6 +62,50 @@ fn a_failed_torrent_that_is_paused_stays_so() {
     rig.s.resume(rig.now, t).unwrap();
     rig.drive();
     assert_eq!(rig.status(t).state, State::Downloading);
+}
+
+#[test]
+fn what_a_record_of_version_1_names_is_hashed() {
+    let c = Content::pieces(4, 1);
+    let (mut rig, t) = Rig::seed(&c);
+    rig.s.pause(rig.now, t).unwrap();
+    rig.drive();
+    let two = rig.records.last().expect("it was saved").clone();
+    let text = String::from_utf8_lossy(&two).into_owned();
+    let (from, to) = (text.find("7:durable").expect("version 2"), text.find("5:files").expect("a list"));
+    let of_1 = text.find("7:versioni2e").expect("version 2");
+    let one = [&two[..from], &two[to..of_1], b"7:versioni1e", &two[of_1 + 12..]].concat();
+    for (record, hashed) in [(two, 1), (one, 4)] {
+        let mut rig = Rig::new(Config::default());
+        rig.stamps = vec![stamp(c.data.len() as u64)];
+        rig.slow_disk = true;
+        rig.add(&c, |add| add.resume = Some(record));
+        // Of what is said to be durable the first and the last are samples, and some between them.
+        assert!(rig.rechecked.len() >= hashed, "{:?}", rig.rechecked);
+        let have = rig.s.torrents().map(|t| rig.status(t).have).sum::<u64>();
+        assert_eq!(have, if hashed == 4 { 0 } else { c.data.len() as u64 });
+    }
+}
+
+#[test]
+fn a_torrent_that_cannot_be_stored_is_told_of_and_tried_again() {
+    let c = Content::pieces(2, 1);
+    let mut rig = Rig::new(Config::default());
+    rig.memory = Err("full".into());
+    let t = rig.add(&c, |_| {});
+    let added = |rig: &Rig| rig.alerts.iter().filter(|a| matches!(a, Alert::Added { .. })).count();
+    let told = |rig: &Rig| rig.alerts.iter().filter(|a| matches!(a, Alert::NotKept { .. })).count();
+    assert_eq!((added(&rig), told(&rig), rig.s.kept(t)), (0, 1, Some(&Kept::No("full".into()))));
+    assert_eq!(rig.status(t).state, State::Downloading, "it goes on meanwhile");
+    rig.pass(secs(61));
+    assert_eq!((added(&rig), told(&rig)), (0, 1), "told once");
+    rig.memory = Ok(());
+    rig.pass(secs(31));
+    assert_eq!((added(&rig), rig.s.kept(t)), (1, Some(&Kept::Yes)));
+    // Whatever is changed is stored too, and not told of.
+    rig.s.pause(rig.now, t).unwrap();
+    rig.drive();
+    assert_eq!(added(&rig), 1);
 }
 
 #[test]

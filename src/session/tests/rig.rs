@@ -157,6 +157,8 @@ pub(super) struct Rig {
     pub(super) stamps: Vec<Option<FileStamp>>,
     /// Pieces wait to be hashed until this is false.
     pub(super) slow_disk: bool,
+    /// How remembering a torrent ends.
+    pub(super) memory: Result<(), String>,
     /// Syncs are not carried out until this is false.
     pub(super) slow_sync: bool,
     /// Those that were asked for.
@@ -223,6 +225,7 @@ impl Rig {
             content: BTreeMap::new(),
             stamps: Vec::new(),
             slow_disk: false,
+            memory: Ok(()),
             slow_sync: false,
             syncs: Vec::new(),
             dialled: Vec::new(),
@@ -534,6 +537,9 @@ impl Rig {
                     }
                 }
                 Action::Sync { torrent, ticket, .. } => self.syncs.push((torrent, ticket)),
+                Action::Remember { torrent, .. } => {
+                    self.s.handle(self.now, Input::Remembered { torrent, result: self.memory.clone() });
+                }
                 Action::Prefetch { .. } | Action::SaveMetadata { .. } | Action::Note { .. } => {}
                 Action::Multicast { messages } => self.multicasts.push(messages),
                 Action::Save { torrent, .. } => {

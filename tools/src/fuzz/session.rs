@@ -98,6 +98,9 @@ impl World {
                 Action::Sync { torrent, ticket, .. } => {
                     self.s.handle(self.now, Input::Synced { torrent, ticket, result: Ok(()) });
                 }
+                Action::Remember { torrent, .. } => {
+                    self.s.handle(self.now, Input::Remembered { torrent, result: Ok(()) });
+                }
                 Action::Wake { .. } | Action::Wanted { .. } | Action::Prefetch { .. } => {}
                 Action::Multicast { .. } | Action::SaveMetadata { .. } | Action::Note { .. } => {}
             }
