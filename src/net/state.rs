@@ -41,9 +41,11 @@ impl StateDir {
         }
         let path = dir.join(LOCK);
         let mut options = OpenOptions::new();
-        let locks = options.read(true).write(true).create(true).truncate(false).mode(0o600).custom_flags(SAFE);
-        let locks = locks.open(&path).map_err(|source| Error::File { path, source })?;
-        let mut state = Self { dir, locks: Some(Arc::new(locks)), has_dht: false, hand, backlog: VecDeque::new() };
+        options.read(true).write(true).create(true).truncate(false).mode(0o600).custom_flags(SAFE);
+        // A volume that is full or read-only keeps nobody from starting.
+        let locks = options.open(&path).map(Arc::new);
+        let locks = locks.map_err(|e| log::warn!("{}: no lock against another instance: {e}", path.display())).ok();
+        let mut state = Self { dir, locks, has_dht: false, hand, backlog: VecDeque::new() };
         state.has_dht = state.lock_at(0);
         Ok(state)
     }

@@ -127,7 +127,7 @@ fn what_makes_no_sense_is_set_aside_and_the_rest_comes() {
     folder.files.get_mut(&format!("{hash}.have")).expect("it is there")[40] ^= 1;
     let mut keeper = Keeper::new(folder, 5);
     let all = keeper.recall().expect("a folder");
-    assert_eq!(all.iter().map(|a| a.meta.name.as_str()).collect::<Vec<_>>(), ["gold?", "gold"]);
+    assert_eq!(all.iter().map(|a| a.meta.name.as_str()).collect::<Vec<_>>(), ["golden", "gold"]);
     let (resume, journal) = keeper.load(&InfoHash::from_hex(hash).expect("40 digits"), 4);
     assert_eq!((resume.map(|r| r.len()), journal.map(|j| j.len())), (Some(0), Some(224)), "there was something");
     let mut aside: Vec<_> = keeper.folder().files.keys().filter(|n| n.ends_with(".bad")).cloned().collect();
