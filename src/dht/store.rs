@@ -172,17 +172,18 @@ mod tests {
     }
 
     #[test]
-    fn a_hundred_thousand_announces_stay_within_the_limits() {
+    fn many_announces_stay_within_the_limits() {
         let (mut s, mut r) = (Store::default(), rng::seeded(3));
         let own = NodeId::new([0; 20]);
         let now = Instant::from_secs(5);
-        for i in 0..100_000u32 {
+        for i in 0..30_000u32 {
             let mut hash = [0; 20];
             hash[0] = (i % 7) as u8;
             hash[1..3].copy_from_slice(&(r.u16(..)).to_be_bytes());
             let addr = SocketAddr::from((i.to_be_bytes(), 6881));
             s.put(now, &own, InfoHash::new(hash), addr);
-            assert!(s.len().0 <= limits::DHT_TORRENTS && s.len().1 <= limits::DHT_PEERS);
+            // Counting takes longer than storing.
+            assert!(i % 101 > 0 || s.len().0 <= limits::DHT_TORRENTS && s.len().1 <= limits::DHT_PEERS);
         }
         assert_eq!(s.len().0, limits::DHT_TORRENTS);
         // One torrent, many hosts; and one host, many ports.

@@ -55,21 +55,21 @@ fn lies(i: usize) -> bool {
 }
 
 impl World {
-    fn new(seed: u64, lazy: bool) -> Self {
+    fn new(seed: u64, nodes: usize, lazy: bool) -> Self {
         let mut rng = rng::seeded(seed);
         Self {
             now: Instant::from_secs(1),
-            ids: (0..NODES).map(|i| random_id(&mut rng).for_ip(addr(i).ip())).collect(),
+            ids: (0..nodes).map(|i| random_id(&mut rng).for_ip(addr(i).ip())).collect(),
             rng,
-            nodes: (0..NODES).map(|_| None).collect(),
+            nodes: (0..nodes).map(|_| None).collect(),
             lazy,
-            by_addr: (0..NODES).map(|i| (addr(i), i)).collect(),
+            by_addr: (0..nodes).map(|i| (addr(i), i)).collect(),
             wire: BinaryHeap::new(),
             sent: 0,
             timers: BTreeSet::new(),
-            armed: vec![None; NODES],
+            armed: vec![None; nodes],
             events: Vec::new(),
-            second: vec![(0, 0); NODES],
+            second: vec![(0, 0); nodes],
             most: 0,
             watched: usize::MAX,
             packets: 0,
@@ -98,7 +98,7 @@ impl World {
             assert!(self.lazy);
             self.start(i, None);
             let own = self.ids[i];
-            let mut near: Vec<_> = (0..NODES).filter(|n| *n != i).collect();
+            let mut near: Vec<_> = (0..self.nodes.len()).filter(|n| *n != i).collect();
             near.sort_by_cached_key(|n| self.ids[*n].distance(&own));
             let mut known: Vec<_> = near.drain(..16).collect();
             self.rng.shuffle(&mut near);
@@ -233,7 +233,8 @@ impl World {
             _ => {
                 // All liars are next to the target, and know only each other.
                 reply.id = near(&mut self.rng);
-                let others: Vec<_> = (0..8).map(|_| self.rng.usize(..NODES / LIARS) * LIARS + LIARS - 1).collect();
+                let others: Vec<_> =
+                    (0..8).map(|_| self.rng.usize(..self.nodes.len() / LIARS) * LIARS + LIARS - 1).collect();
                 reply.nodes = others.iter().map(|o| Contact { id: near(&mut self.rng), addr: addr(*o) }).collect();
             }
         }
@@ -243,7 +244,7 @@ impl World {
     }
 
     fn honest(&mut self) -> usize {
-        std::iter::repeat_with(|| self.rng.usize(1..NODES)).find(|i| !lies(*i)).expect("nine of ten are")
+        std::iter::repeat_with(|| self.rng.usize(1..self.nodes.len())).find(|i| !lies(*i)).expect("nine of ten are")
     }
 
     /// Whether `who` has been told of a peer.
@@ -283,24 +284,34 @@ fn hash(rng: &mut Rng) -> InfoHash {
 fn a_stored_peer_is_found_among_liars() {
     let (seeds, mut found) = (200, 0);
     for seed in 0..seeds {
-        let mut w = World::new(seed, true);
+        let mut w = World::new(seed, NODES, true);
         let hash = hash(&mut w.rng);
         found += u64::from(w.finds(hash));
     }
     assert!(100 * found >= 99 * seeds, "{found} of {seeds}");
 }
 
-/// All of them begin knowing nobody but the first.
 #[test]
 fn a_network_that_grows_by_itself_works_survives_restarts_and_is_quiet() {
-    let mut w = World::new(4242, false);
+    grows(240, 6);
+}
+
+#[test]
+#[ignore = "takes minutes unless it is optimised: cargo test --release --lib -- --ignored grows_large"]
+fn a_network_that_grows_large_works_survives_restarts_and_is_quiet() {
+    grows(NODES, 4242);
+}
+
+/// All of them begin knowing nobody but the first.
+fn grows(nodes: usize, seed: u64) {
+    let mut w = World::new(seed, nodes, false);
     w.start(0, None);
-    for i in (1..NODES).filter(|i| !lies(*i)) {
+    for i in (1..nodes).filter(|i| !lies(*i)) {
         w.start(i, None);
         w.run(Duration::from_millis(100), |_| false);
     }
     // Liars make themselves known: each is pinged by some.
-    for i in (0..NODES).filter(|i| lies(*i)) {
+    for i in (0..nodes).filter(|i| lies(*i)) {
         for _ in 0..10 {
             let n = w.honest();
             w.with(n, |dht, now| dht.ping(now, addr(i)));

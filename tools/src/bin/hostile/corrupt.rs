@@ -49,6 +49,9 @@ pub(crate) fn run(payload: &Payload, dir: &Path) -> Result<String, String> {
         host: None,
         lsd: false,
         up_limit: 0,
+        down_limit: 0,
+        bind: true,
+        portmap: false,
         roots: None,
         extra,
     };

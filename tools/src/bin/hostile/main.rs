@@ -155,6 +155,9 @@ fn one(client: Client, nofile: u64, attack: &Attack, payload: &Payload, scratch:
         host: None,
         lsd: false,
         up_limit: 0,
+        down_limit: 0,
+        bind: true,
+        portmap: false,
         roots: None,
         extra: vec!["--seed-time=10m".into()],
     };

@@ -61,10 +61,16 @@ pub(crate) struct Job {
     pub(crate) dht: Vec<SocketAddrV4>,
     /// The process whose network it is in; ours if `None`.
     pub(crate) host: Option<u32>,
+    /// Uses its address and no other. btmio can do without.
+    pub(crate) bind: bool,
+    /// Asks the gateway to forward its port. btmio.
+    pub(crate) portmap: bool,
     /// Finds peers on the local network (BEP 14). Transmission, libtorrent, aria2, btmio.
     pub(crate) lsd: bool,
     /// Upload limit in KiB/s, 0 for none. Transmission, aria2.
     pub(crate) up_limit: u32,
+    /// Download limit in KiB/s, 0 for none. Transmission, libtorrent, btmio.
+    pub(crate) down_limit: u32,
     /// Certificates to trust. btmio.
     pub(crate) roots: Option<PathBuf>,
     /// Further arguments. btmio; libtorrent's have no dashes in front.
@@ -188,7 +194,13 @@ fn hook(job: &Job) -> Result<PathBuf, String> {
 
 fn btmio(job: &Job) -> Result<Command, String> {
     let mut c = Command::new(tools::process::program("btmio")?);
-    c.args(["--json", &format!("--port={PORT}"), &format!("--bind={}", job.ip)]).arg("--dir").arg(&job.dir);
+    c.arg("--json").arg(format!("--port={PORT}")).arg("--dir").arg(&job.dir);
+    if job.bind {
+        c.arg(format!("--bind={}", job.ip));
+    }
+    if !job.portmap {
+        c.arg("--no-portmap");
+    }
     c.arg(format!("--log={}", job.home.join("log").display())).arg("-v");
     c.args(job.dht.iter().map(|node| format!("--dht-bootstrap={node}")));
     if job.dht.is_empty() {
@@ -196,6 +208,9 @@ fn btmio(job: &Job) -> Result<Command, String> {
     }
     if !job.lsd {
         c.arg("--no-lsd");
+    }
+    if job.down_limit > 0 {
+        c.arg(format!("--down={}K", job.down_limit));
     }
     match job.role {
         // By default it seeds until a ratio of one, which is exactly one download.
@@ -216,7 +231,8 @@ fn transmission(job: &Job) -> Result<Command, String> {
         "rpc-whitelist-enabled": false, "rpc-host-whitelist-enabled": false,
         "download-dir": job.dir, "incomplete-dir-enabled": false, "start-added-torrents": true,
         "download-queue-enabled": false, "seed-queue-enabled": false, "ratio-limit-enabled": false,
-        "idle-seeding-limit-enabled": false, "speed-limit-down-enabled": false,
+        "idle-seeding-limit-enabled": false,
+        "speed-limit-down-enabled": job.down_limit > 0, "speed-limit-down": job.down_limit,
         "speed-limit-up-enabled": job.up_limit > 0, "speed-limit-up": job.up_limit,
         "script-torrent-done-enabled": true, "script-torrent-done-filename": hook(job)?, "message-level": 2,
     });
@@ -315,6 +331,9 @@ fn libtorrent(job: &Job) -> Result<Command, String> {
     }
     if job.lsd {
         c.arg("enable_lsd=1");
+    }
+    if job.down_limit > 0 {
+        c.arg(format!("download_rate_limit={}", job.down_limit << 10));
     }
     c.args(job.extra.iter().filter(|e| !e.starts_with('-')));
     Ok(c)

@@ -37,12 +37,14 @@ pub(crate) fn names() -> Vec<String> {
         "magnet-peer",
         "magnet-kept",
         "metadata-only",
-        // Not "pex-transmission" and "pex-to-A", by name: a peer that is complete and leaves is not named any more.
+        // Not "pex-transmission", nor "pex-to-libtorrent" and "pex-to-transmission": run by name. Transmission names its
+        // peers every 90 s.
         "pex-libtorrent",
         "opentracker",
         "opentracker-udp",
-        // Not "bind", nor "lsd-A-to-B" and "lsd6-A-to-B" with libtorrent, transmission or aria2 and btmio: run by name.
-        // Not "https" and "https-nginx": run by name, the latter where nginx is.
+        // Not "bind", nor "lsd-A-to-B" with libtorrent, transmission or aria2 and btmio, nor "lsd6-A-to-B" with libtorrent
+        // and btmio (Transmission 3.00 and aria2 1.36 join the IPv4 group alone): run by name.
+        // Not "https", "https-nginx" and "gateway": the latter need nginx, and miniupnpd with nftables.
         // Not "opentracker-udp6": Debian's opentracker has no IPv6. It is run by name where a build has it.
         "udp",
         "udp6",
@@ -77,6 +79,7 @@ pub(crate) fn run(name: &str, world: &World) -> Result<String, String> {
         "pex-to-libtorrent" => world.pex(Client::Btmio, Client::Btmio, Client::Libtorrent),
         "pex-to-transmission" => world.pex(Client::Btmio, Client::Btmio, Client::Transmission),
         "https" => world.https(),
+        "gateway" => world.gateway(),
         "https-nginx" => world.https_nginx(),
         "scrape" => world.scrape(),
         "bind" => world.bound(),
@@ -168,8 +171,25 @@ impl World {
         std::fs::create_dir_all(&dir).map_err(|e| e.to_string())?;
         let (torrent, ip) = (torrent.to_owned(), format!("{}{n}", self.net));
         let (pex, dht, lsd, host) = (false, Vec::new(), false, None);
-        let (up_limit, roots, extra) = (0, None, Vec::new());
-        Ok(Job { client, role, ip, torrent, dir, home, pex, dht, lsd, host, up_limit, roots, extra })
+        let (up_limit, down_limit, roots, extra, bind, portmap) = (0, 0, None, Vec::new(), true, false);
+        Ok(Job {
+            client,
+            role,
+            ip,
+            torrent,
+            dir,
+            home,
+            pex,
+            dht,
+            lsd,
+            host,
+            up_limit,
+            down_limit,
+            roots,
+            extra,
+            bind,
+            portmap,
+        })
     }
 
     /// Starts a client and waits until the tracker knows of it, as a seed or as a leech.
@@ -190,12 +210,23 @@ impl World {
 
     /// Waits until `node` is done, and checks every file. btmio started with `-e` must end first, with 0.
     pub(crate) fn arrives(&self, node: &mut Node, job: &Job, others: &[&Node]) -> Result<(), String> {
-        let done = wait_for(TRANSFER, || match node.done() {
+        self.arrives_within(TRANSFER, node, job, others)
+    }
+
+    /// The same for those with a slow schedule.
+    pub(crate) fn arrives_within(
+        &self,
+        patience: Duration,
+        node: &mut Node,
+        job: &Job,
+        others: &[&Node],
+    ) -> Result<(), String> {
+        let done = wait_for(patience, || match node.done() {
             Ok(false) => None,
             Ok(true) => Some(Ok(())),
             Err(e) => Some(Err(e)),
         });
-        let mut result = done.unwrap_or_else(|| Err(format!("{} is not done in {TRANSFER:?}", job.client.name())));
+        let mut result = done.unwrap_or_else(|| Err(format!("{} is not done in {patience:?}", job.client.name())));
         if result.is_ok() && job.extra.iter().any(|e| e == "-e") {
             result = match node.child.wait(Duration::from_secs(10)) {
                 Some(status) if status.success() => Ok(()),
@@ -306,36 +337,6 @@ impl World {
         let mut second = Client::Btmio.start(&leech)?;
         self.arrives(&mut second, &leech, &[])?;
         Ok(format!("again from what was kept in {:.1} s", begin.elapsed().as_secs_f64()))
-    }
-
-    /// `hub` has nothing and knows, by its tracker, who has everything but gives next to nothing to more than it
-    /// must. `to` has a magnet link and knows the hub alone, and is done only if the hub names the seed: the hub's own upload is shut.
-    fn pex(&self, seed: Client, hub: Client, to: Client) -> Result<String, String> {
-        let tracker = self.tracker(Options::default())?;
-        let torrent = self.torrent("t", &[&tracker.url])?;
-        let seed = self.job(2, seed, Role::Seed, &torrent)?;
-        let mut middle = self.job(3, hub, Role::Leech, &torrent)?;
-        (middle.pex, middle.up_limit) = (true, 1);
-        if hub == Client::Btmio {
-            middle.extra = vec!["--up=1K".to_owned(), "--seed-time=60".to_owned()];
-        } else if hub == Client::Libtorrent {
-            middle.extra = vec!["upload_rate_limit=1024".to_owned()];
-        }
-        let mut last = self.job(4, to, Role::Leech, &self.link(""))?;
-        last.pex = true;
-        let peer = format!("peer={}:{PORT}", middle.ip);
-        match to {
-            Client::Btmio => last.extra = vec!["-e".to_owned(), format!("--{peer}")],
-            // Nobody can tell it of a peer: it is dialled.
-            Client::Transmission => middle.extra.push(format!("--peer={}:{PORT}", last.ip)),
-            _ => last.extra = vec![peer],
-        }
-        let seeder = self.start(&seed, &tracker)?;
-        let hub_node = self.start(&middle, &tracker)?;
-        let begin = Instant::now();
-        let mut node = to.start(&last)?;
-        self.arrives(&mut node, &last, &[&hub_node, &seeder])?;
-        Ok(format!("named by {} in {:.1} s", hub.name(), begin.elapsed().as_secs_f64()))
     }
 
     /// `--metadata-only` writes a torrent that another client takes, and nothing else.
