@@ -235,6 +235,10 @@ const MEMORY: &str = "\
 keep buffers, windows and queues within SIZE: 4M, 512K
 (default: an eighth of what there is, at most 32M)";
 
+const LIST: &str = "\
+list the torrent's files with their numbers, or
+without a torrent those not done with, and exit";
+
 const PORT: &str = "\
 listen on this port, the first free one of a range,
 or 0 for any (default 6881-6999)";
@@ -242,7 +246,7 @@ or 0 for any (default 6881-6999)";
 #[rustfmt::skip]
 const TABLE: &[Row] = &[
     row("d", "dir", "DIR", GET | CHECK, "the folder to download to (default: the current one)"),
-    row("l", "list", "", GET, "list the torrent's files with their numbers, or the\ntorrents that are remembered, and exit"),
+    row("l", "list", "", GET, LIST),
     row("", "forget", "", GET, "forget these torrents, though not their data, and exit"),
     row("s", "select", "LIST", GET, "only these files, counted from 1 as --list does:\n1-3,7,9-"),
     row("", "metadata-only", "", GET, "write the .torrent of a magnet link, and exit"),

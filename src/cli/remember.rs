@@ -1,8 +1,8 @@
 //! What the command does about torrents that it remembers: those that it was given and is not done with.
 //!
-//! A torrent is remembered from the moment it is said to be added. It is dismissed when it has reached its goal, or with
-//! `--exit-when-done` when it is complete, and when it turns out to be of no use. Whatever else ends the command, a
-//! signal or a power cut, `btmio` without a torrent takes it up again, in the folder it was given for.
+//! A torrent is remembered from the moment it is said to be added. It is dismissed when it has reached its goal, or
+//! with `--exit-when-done` when it is complete, and when it turns out to be of no use. Whatever else ends the command,
+//! a signal or a power cut, `btmio` without a torrent takes it up again, in the folder it was given for.
 
 use std::fmt::Write as _;
 use std::path::PathBuf;

@@ -397,12 +397,13 @@ type Lock = libc::flock;
 /// of the process gives it free too.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub(crate) fn lock_byte(file: &File, at: u64, lock: bool) -> io::Result<bool> {
-    // Zeros are valid for a structure of plain numbers.
+    // SAFETY: an all-zero flock is a valid one.
     let mut l: Lock = unsafe { std::mem::zeroed() };
     l.l_type = (if lock { libc::F_WRLCK } else { libc::F_UNLCK }) as _;
     l.l_whence = libc::SEEK_SET as _;
     l.l_start = at.try_into().map_err(|_| errno(libc::EINVAL))?;
     l.l_len = 1;
+    // SAFETY: an open descriptor, and a structure of ours that outlives the call.
     match check(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &raw const l) }) {
         Ok(_) => Ok(true),
         Err(e) if matches!(e.raw_os_error(), Some(libc::EAGAIN | libc::EACCES)) => Ok(false),

@@ -1,7 +1,7 @@
 //! What a session must not forget of a torrent: what it is, where its files are, and how it was added.
 //!
 //! ```text
-//! d 8:announce <url>  13:announce-list l l <url> ... e ... e           as in any .torrent, and so any client can read it
+//! d 8:announce <url>  13:announce-list l l <url> ... e ... e           as in any .torrent: any client can read it
 //!   5:btmio d 3:dir <path>                                             the download folder, absolute
 //!             4:name <text>                                            of a magnet link whose metadata has not come
 //!             6:paused i1e
