@@ -40,7 +40,7 @@ fn what_was_remembered_is_added_again() {
 fn it_is_written_as_it_was_read() {
     for golden in [TORRENT, LINK] {
         let mut s = Session::new(Config::default(), [1; 32]);
-        let mut add = recall(&hash(), golden).expect("it was written so");
+        let add = recall(&hash(), golden).expect("it was written so");
 
         let key = s.add(Instant::ZERO, add).expect("it is new");
         let written = s.recollection(key).expect("it is there");
