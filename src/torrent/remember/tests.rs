@@ -41,7 +41,6 @@ fn it_is_written_as_it_was_read() {
     for golden in [TORRENT, LINK] {
         let mut s = Session::new(Config::default(), [1; 32]);
         let add = recall(&hash(), golden).expect("it was written so");
-
         let key = s.add(Instant::ZERO, add).expect("it is new");
         let written = s.recollection(key).expect("it is there");
         assert_eq!(written.escape_ascii().to_string(), golden.escape_ascii().to_string());
