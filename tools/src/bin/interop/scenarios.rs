@@ -49,6 +49,7 @@ pub(crate) fn names() -> Vec<String> {
         "udp",
         "udp6",
         "scrape",
+        "scrape6",
         "mixed",
         "resume",
         "large",
@@ -81,7 +82,8 @@ pub(crate) fn run(name: &str, world: &World) -> Result<String, String> {
         "https" => world.https(),
         "gateway" => world.gateway(),
         "https-nginx" => world.https_nginx(),
-        "scrape" => world.scrape(),
+        "scrape" => world.scrape(Client::Transmission, &world.opentracker(Over::Udp)?),
+        "scrape6" => world.over_v6().scrape(Client::Libtorrent, &world.ours(Over::Udp6)?),
         "bind" => world.bound(),
         "mixed" => world.mixed(),
         "resume" => world.resume(),
@@ -367,13 +369,12 @@ impl World {
         Ok(format!("{} written, and taken by transmission", file.file_name().to_string_lossy()))
     }
 
-    /// The library asks opentracker for its counts, over HTTP and over UDP, while one seed is there.
-    fn scrape(&self) -> Result<String, String> {
+    /// The library asks a tracker for its counts, over HTTP and over UDP, while one seed is there.
+    fn scrape(&self, seed: Client, tracker: &Tracker) -> Result<String, String> {
         use btmio::net::{Loop, LoopConfig, PortChoice};
         use btmio::session::{Add, Alert, TrackerOutcome};
-        let tracker = self.opentracker(Over::Udp)?;
         let torrent = self.torrent("t", &[&tracker.url, &tracker.http])?;
-        let _seeder = self.start(&self.job(2, Client::Transmission, Role::Seed, &torrent)?, &tracker)?;
+        let _seeder = self.start(&self.job(2, seed, Role::Seed, &torrent)?, tracker)?;
         let data = std::fs::read(&torrent).map_err(|e| e.to_string())?;
         let meta = btmio::metainfo::Metainfo::parse(&data).map_err(|e| e.to_string())?;
         let config = LoopConfig { port: PortChoice::Exact(0), ..LoopConfig::default() };
