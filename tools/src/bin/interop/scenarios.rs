@@ -173,7 +173,8 @@ impl World {
         std::fs::create_dir_all(&dir).map_err(|e| e.to_string())?;
         let (torrent, ip) = (torrent.to_owned(), format!("{}{n}", self.net));
         let (pex, dht, lsd, host) = (false, Vec::new(), false, None);
-        let (up_limit, down_limit, roots, extra, bind, portmap) = (0, 0, None, Vec::new(), true, false);
+        let (up_limit, down_limit, roots, nofile) = (0, 0, None, None);
+        let (extra, bind, portmap) = (Vec::new(), true, false);
         Ok(Job {
             client,
             role,
@@ -188,6 +189,7 @@ impl World {
             up_limit,
             down_limit,
             roots,
+            nofile,
             extra,
             bind,
             portmap,
