@@ -46,8 +46,8 @@ impl Bound {
         Ok(socket)
     }
 
-    /// The address is not, or no longer, one of this machine. Of IPv6 the kernel does not look at that again for a socket
-    /// that has been bound, and would send from it by another way.
+    /// The address is not, or no longer, one of this machine. Of IPv6 the kernel does not look at that again for a
+    /// socket that has been bound, and would send from it by another way.
     pub(super) fn is_absent(&self, ip: IpAddr) -> bool {
         let bound = self.socket(ip.is_ipv6(), Type::DGRAM).and_then(|s| s.bind(&SocketAddr::new(ip, 0).into()));
         bound.is_err_and(|e| e.kind() == io::ErrorKind::AddrNotAvailable)
