@@ -440,13 +440,14 @@ impl Loop {
             self.on_event(event);
         }
         self.events = events;
+        // Before anything is sent.
+        self.network_turn();
         self.release_held();
         if self.accept_again.is_some_and(|at| at <= self.now) {
             self.accept_again = None;
             self.accept_all();
         }
         self.resolved();
-        self.network_turn();
         for _ in 0..DATAGRAMS {
             let Some((from, data)) = self.udp.recv() else { break };
             self.session.handle_datagram(self.now, from, data);
@@ -659,7 +660,7 @@ impl Loop {
             let text = e.to_string();
             let why = match exhausted(&e) {
                 true => CloseReason::Exhausted(text),
-                false if self.network.is_gone(&self.bound) => CloseReason::NoNetwork(text),
+                false if self.network.is_gone(&self.bound, addr.is_ipv6()) => CloseReason::NoNetwork(text),
                 false => CloseReason::Io(text),
             };
             self.session.handle(self.now, Input::Closed { conn, why });
