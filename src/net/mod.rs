@@ -778,6 +778,9 @@ impl Loop {
         wanted: &[bool],
     ) {
         let opened = self.disk.open(torrent, std::sync::Arc::clone(&layout), OpenSpec { dir });
+        if let Some(home) = self.session.home(torrent) {
+            self.disk.set_home(torrent, home);
+        }
         if opened.is_ok() {
             self.open.insert(torrent);
         }
@@ -831,6 +834,7 @@ impl Loop {
     fn record(&mut self, torrent: TorrentKey) -> Option<Vec<u8>> {
         let files = self.session.metainfo(torrent).map_or(0, |m| m.files.len());
         let stamps = self.stamps(torrent, files);
+        self.session.set_home(torrent, self.disk.home(torrent));
         self.session.record(self.now, torrent, stamps)
     }
 
