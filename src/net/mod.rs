@@ -211,7 +211,7 @@ impl Loop {
         listeners.register(poll.registry(), LISTEN_FIRST)?;
         let mut udp = Datagrams::open(listeners.port(), &bound);
         udp.register(poll.registry(), UDP_FIRST)?;
-        let groups = config.session.lsd.then(|| Groups::open(&bound, poll.registry(), LSD_FIRST));
+        let groups = config.session.lsd.then(|| Groups::open(&bound, poll.registry(), LSD_FIRST)).transpose()?;
         let mut session = Session::new(config.session, seed);
         session.set_port(listeners.port());
         let word = u64::from_le_bytes(seed[..8].try_into().expect("eight bytes"));
@@ -366,7 +366,7 @@ impl Loop {
 
     /// There are datagrams to receive.
     fn hears(&self) -> bool {
-        self.udp.is_ready() || self.groups.as_ref().is_some_and(Groups::is_ready)
+        self.udp.is_ready() || self.groups.as_ref().is_some_and(|g| g.heard.is_ready())
     }
 
     /// How long the next turn may wait; `None` is for ever.
@@ -413,7 +413,7 @@ impl Loop {
         }
         if let Some(groups) = &mut self.groups {
             for _ in 0..MULTICASTS {
-                let Some((from, data)) = groups.recv() else { break };
+                let Some((from, data)) = groups.heard.recv() else { break };
                 self.session.handle_multicast(self.now, from, data);
             }
         }
@@ -445,7 +445,7 @@ impl Loop {
             HELPER => {}
             token if token >= LSD_FIRST => {
                 if let Some(groups) = &mut self.groups {
-                    groups.on_ready(token - LSD_FIRST);
+                    groups.heard.on_ready(token - LSD_FIRST);
                 }
             }
             token if token >= UDP_FIRST => self.udp.on_ready(token - UDP_FIRST),
