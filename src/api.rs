@@ -251,6 +251,8 @@ pub enum CloseReason {
     Io(String),
     /// The system has no more sockets, or no memory for them: not the peer's fault.
     Exhausted(String),
+    /// There is no network to reach it by, the interface that all is bound to being gone: not the peer's fault.
+    NoNetwork(String),
     /// No answer to the connection attempt in time.
     ConnectTimeout,
     /// No complete handshake in time.
@@ -289,7 +291,7 @@ impl std::fmt::Display for CloseReason {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Eof => f.write_str("closed by the other side"),
-            Self::Io(e) | Self::Exhausted(e) => f.write_str(e),
+            Self::Io(e) | Self::Exhausted(e) | Self::NoNetwork(e) => f.write_str(e),
             Self::ConnectTimeout => f.write_str("no answer to the connection attempt"),
             Self::HandshakeTimeout => f.write_str("no complete handshake in time"),
             Self::Idle => f.write_str("silent for too long"),

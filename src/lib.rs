@@ -98,6 +98,7 @@ pub mod lazy;
 pub mod metainfo;
 pub mod net;
 pub mod peer;
+pub mod portmap;
 pub mod pump;
 pub mod rate;
 pub mod rng;

@@ -37,7 +37,7 @@ impl Folder {
         let mut command = Command::new(env!("CARGO_BIN_EXE_btmio"));
         // No test calls at well-known nodes, or is heard in the network; the other commands have no such options.
         if !args.iter().any(|a| ["show", "check"].contains(a)) {
-            command.args(["--no-dht", "--no-lsd"]);
+            command.args(["--no-dht", "--no-lsd", "--no-portmap"]);
         }
         command.args(args).current_dir(&self.0).env("XDG_STATE_HOME", self.0.join("state")).env_remove("HOME");
         command.env_remove("STATE_DIRECTORY").stdin(Stdio::null());

@@ -12,7 +12,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The tier of a top-level module of `src/`, as in the tree of the design.
-const TIERS: [(&str, u8); 33] = [
+const TIERS: [(&str, u8); 34] = [
     ("id", 0),
     ("time", 0),
     ("rng", 0),
@@ -36,6 +36,7 @@ const TIERS: [(&str, u8); 33] = [
     ("dht", 2),
     ("utp", 2),
     ("lan", 2),
+    ("portmap", 2),
     ("session", 3),
     ("rpc", 3),
     ("pump", 4),

@@ -94,6 +94,8 @@ pub(super) struct Get {
     pub(super) up: Option<u64>,
     pub(super) down: Option<u64>,
     pub(super) max_peers: Option<usize>,
+    /// Ask the gateway to forward the port.
+    pub(super) portmap: bool,
     /// Files with addresses nothing is to be had to do with.
     pub(super) blocklists: Vec<PathBuf>,
     pub(super) peers: Vec<HostPort>,
@@ -254,6 +256,7 @@ const TABLE: &[Row] = &[
     row("U", "up", "RATE", GET, "upload at most so many bytes/s: 500K, 2M, 0 = no limit"),
     row("D", "down", "RATE", GET, "download at most so many bytes/s"),
     row("", "max-peers", "N", GET, "hold at most so many connections"),
+    row("", "no-portmap", "", GET, "do not ask the gateway to forward the port"),
     row("", "blocklist", "FILE", GET, BLOCKLIST),
     row("", "peer", "HOST:PORT", GET, "connect to this peer; repeatable"),
     row("", "tracker", "URL", GET, "use this tracker too; repeatable"),
@@ -412,6 +415,7 @@ fn get(given: &Given, operands: Vec<OsString>, probe: &dyn Fn(&Path) -> Probe) -
         device,
         up: given.value("up", rate)?.flatten(),
         down: given.value("down", rate)?.flatten(),
+        portmap: !given.flag("no-portmap"),
         blocklists: given.paths("blocklist")?,
         max_peers: given.value("max-peers", |s| s.parse().ok().filter(|&n| n > 0).ok_or("a number of peers"))?,
         peers: given.values("peer", host_port)?,

@@ -235,6 +235,7 @@ fn config(opts: &Get) -> LoopConfig {
         bind: opts.bind.clone(),
         device: opts.device.clone(),
         state_dir: state_dir(),
+        portmap: opts.portmap,
         tls_roots: std::env::var_os("SSL_CERT_FILE").filter(|path| !path.is_empty()).map(Into::into),
     };
     config.with_memory(opts.memory.unwrap_or_else(super::memory::budget))

@@ -6,8 +6,9 @@
 //!            in host order
 //! ```
 //!
-//! Two dumps: the links (name, flags), then the addresses. A socket needs no file, so that this works in a sandbox too,
-//! and the answer is there when the request has been sent: nothing waits.
+//! Two dumps: the links (name, flags), then the addresses. And one question: by which gateway the rest of the world is
+//! reached. A socket needs no file, so that this works in a sandbox too, and the answer is there when the request has
+//! been sent: nothing waits.
 //!
 //! [rtnetlink(7)](https://man7.org/linux/man-pages/man7/rtnetlink.7.html)
 
@@ -20,12 +21,20 @@ const RTM_NEWLINK: u16 = 16;
 const RTM_GETLINK: u16 = 18;
 const RTM_NEWADDR: u16 = 20;
 const RTM_GETADDR: u16 = 22;
+const RTM_NEWROUTE: u16 = 24;
+const RTM_GETROUTE: u16 = 26;
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
+const REQUEST: u16 = 1;
 const REQUEST_DUMP: u16 = 0x301;
 const IFLA_IFNAME: u16 = 3;
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
+const RTA_DST: u16 = 1;
+const RTA_OIF: u16 = 4;
+const RTA_GATEWAY: u16 = 5;
+const RTA_PREFSRC: u16 = 7;
+const RTN_UNICAST: u8 = 1;
 /// Not to be used, not yet or no longer: tentative, found to be double, deprecated.
 const IFA_F_UNUSABLE: u8 = 0x40 | 0x08 | 0x20;
 
@@ -43,6 +52,41 @@ pub(super) struct Interface {
     pub(super) ips: Vec<IpAddr>,
 }
 
+/// By which way most of the world is reached over IPv4, where that is by a gateway.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct WayOut {
+    /// Our interface.
+    pub(super) index: u32,
+    /// The next hop.
+    pub(super) gateway: Ipv4Addr,
+    /// Our address there.
+    pub(super) local: Ipv4Addr,
+}
+
+/// An address that nobody has at home and no route is made for alone: a name server of the root. Nothing is sent to it.
+const FAR_AWAY: Ipv4Addr = Ipv4Addr::new(198, 41, 0, 4);
+
+/// The way out, of all or of this interface.
+pub(super) fn way_out(device: Option<u32>) -> io::Result<Option<WayOut>> {
+    let mut body = vec![libc::AF_INET as u8, 32, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    let mut add = |kind: u16, value: [u8; 4]| {
+        body.extend_from_slice(&8u16.to_ne_bytes());
+        body.extend_from_slice(&kind.to_ne_bytes());
+        body.extend_from_slice(&value);
+    };
+    add(RTA_DST, FAR_AWAY.octets());
+    if let Some(index) = device {
+        add(RTA_OIF, index.to_ne_bytes());
+    }
+    let socket = ask(RTM_GETROUTE, REQUEST, &body)?;
+    let mut buf = [0; 4096];
+    let n = (&socket).read(&mut buf)?;
+    match first_route(&buf[..n]) {
+        Err(e) if matches!(e.raw_os_error(), Some(libc::ENETUNREACH | libc::EHOSTUNREACH | libc::ENODEV)) => Ok(None),
+        other => other,
+    }
+}
+
 /// All of them.
 pub(super) fn list() -> io::Result<Vec<Interface>> {
     let mut all = Vec::new();
@@ -51,16 +95,22 @@ pub(super) fn list() -> io::Result<Vec<Interface>> {
     Ok(all)
 }
 
-fn dump(what: u16, body: &[u8], all: &mut Vec<Interface>) -> io::Result<()> {
+/// A socket that a request has been sent on.
+fn ask(what: u16, flags: u16, body: &[u8]) -> io::Result<Socket> {
     let socket = Socket::new(Domain::from(libc::AF_NETLINK), Type::RAW, Some(Protocol::from(libc::NETLINK_ROUTE)))?;
     socket.set_nonblocking(true)?;
     let mut request = Vec::with_capacity(32);
     request.extend_from_slice(&(16 + body.len() as u32).to_ne_bytes());
     request.extend_from_slice(&what.to_ne_bytes());
-    request.extend_from_slice(&REQUEST_DUMP.to_ne_bytes());
+    request.extend_from_slice(&flags.to_ne_bytes());
     request.extend_from_slice(&[0; 8]);
     request.extend_from_slice(body);
     socket.send(&request)?;
+    Ok(socket)
+}
+
+fn dump(what: u16, body: &[u8], all: &mut Vec<Interface>) -> io::Result<()> {
+    let socket = ask(what, REQUEST_DUMP, body)?;
     let mut buf = vec![0; 32 << 10];
     loop {
         let n = (&socket).read(&mut buf)?;
@@ -70,27 +120,51 @@ fn dump(what: u16, body: &[u8], all: &mut Vec<Interface>) -> io::Result<()> {
     }
 }
 
+/// A message: its type, its body, and what is behind it.
+type Message<'a> = (u16, &'a [u8], &'a [u8]);
+
+/// The next message of a datagram, `None` at its end.
+fn message(data: &[u8]) -> io::Result<Option<Message<'_>>> {
+    let (Some(len), Some(kind)) = (u32_at(data, 0), u16_at(data, 4)) else { return Ok(None) };
+    let len = len as usize;
+    if len < 16 || len > data.len() {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "netlink message of a wrong length"));
+    }
+    let body = &data[16..len];
+    if kind == NLMSG_ERROR {
+        let code = u32_at(body, 0).unwrap_or(0) as i32;
+        return Err(io::Error::from_raw_os_error(code.wrapping_neg()));
+    }
+    Ok(Some((kind, body, data.get(len.next_multiple_of(4)..).unwrap_or_default())))
+}
+
 /// Reads one datagram of a dump. True when it was the last.
 fn read(mut data: &[u8], all: &mut Vec<Interface>) -> io::Result<bool> {
-    while let (Some(len), Some(kind)) = (u32_at(data, 0), u16_at(data, 4)) {
-        let len = len as usize;
-        if len < 16 || len > data.len() {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "netlink message of a wrong length"));
-        }
-        let body = &data[16..len];
+    while let Some((kind, body, rest)) = message(data)? {
         match kind {
             NLMSG_DONE => return Ok(true),
-            NLMSG_ERROR => {
-                let code = u32_at(body, 0).unwrap_or(0) as i32;
-                return Err(io::Error::from_raw_os_error(code.wrapping_neg()));
-            }
             RTM_NEWLINK => all.extend(link(body).filter(|_| all.len() < MOST)),
             RTM_NEWADDR => address(body, all),
             _ => {}
         }
-        data = data.get(len.next_multiple_of(4)..).unwrap_or_default();
+        data = rest;
     }
     Ok(false)
+}
+
+/// Reads the answer to the question for the way out.
+fn first_route(data: &[u8]) -> io::Result<Option<WayOut>> {
+    Ok(message(data)?.filter(|(kind, ..)| *kind == RTM_NEWROUTE).and_then(|(_, body, _)| route(body)))
+}
+
+fn route(body: &[u8]) -> Option<WayOut> {
+    // A way by an interface alone, or to nowhere, has no gateway.
+    let (family, kind) = (*body.first()?, *body.get(7)?);
+    let value = |wanted| attributes(body.get(12..)?).find(|(kind, _)| *kind == wanted)?.1.first_chunk::<4>();
+    let ip = |wanted| value(wanted).map(|b| Ipv4Addr::from(*b));
+    let (gateway, local) = (ip(RTA_GATEWAY)?, ip(RTA_PREFSRC)?);
+    let index = u32::from_ne_bytes(*value(RTA_OIF)?);
+    (i32::from(family) == libc::AF_INET && kind == RTN_UNICAST).then_some(WayOut { index, gateway, local })
 }
 
 fn link(body: &[u8]) -> Option<Interface> {
@@ -149,7 +223,7 @@ mod tests {
         assert!(lo.index > 0 && lo.ips.contains(&Ipv4Addr::LOCALHOST.into()), "{lo:?}");
     }
 
-    fn message(kind: u16, body: &[u8]) -> Vec<u8> {
+    fn written(kind: u16, body: &[u8]) -> Vec<u8> {
         let mut out = (16 + body.len() as u32).to_ne_bytes().to_vec();
         out.extend_from_slice(&kind.to_ne_bytes());
         out.extend_from_slice(&[0; 10]);
@@ -177,12 +251,12 @@ mod tests {
             let mut body = vec![2, 24, flags, 0];
             body.extend_from_slice(&7u32.to_ne_bytes());
             body.extend(attributes.concat());
-            message(RTM_NEWADDR, &body)
+            written(RTM_NEWADDR, &body)
         };
         let far = attribute(IFA_ADDRESS, &[10, 0, 0, 1]);
         let near = attribute(IFA_LOCAL, &[10, 0, 0, 2]);
         let v6 = attribute(IFA_ADDRESS, &[0xFD; 16]);
-        let mut data = message(RTM_NEWLINK, &link);
+        let mut data = written(RTM_NEWLINK, &link);
         data.extend(address(0, &[far, near]));
         data.extend(address(0x40, &[attribute(IFA_LOCAL, &[10, 0, 0, 3])]));
         data.extend(address(0, &[v6]));
@@ -191,10 +265,39 @@ mod tests {
         assert!(!read(&data, &mut all).expect("well formed"));
         let ips = vec![IpAddr::from([10, 0, 0, 2]), IpAddr::from([0xFD; 16])];
         assert_eq!(all, [Interface { index: 7, name: "tun0".into(), multicast: true, ips }]);
-        assert!(read(&message(NLMSG_DONE, &[0; 4]), &mut all).expect("well formed"));
-        let refused = message(NLMSG_ERROR, &(-libc::EPERM).to_ne_bytes());
+        assert!(read(&written(NLMSG_DONE, &[0; 4]), &mut all).expect("well formed"));
+        let refused = written(NLMSG_ERROR, &(-libc::EPERM).to_ne_bytes());
         assert_eq!(read(&refused, &mut all).unwrap_err().raw_os_error(), Some(libc::EPERM));
         // Cut anywhere it is an error or nothing, and never a panic.
         (0..data.len()).for_each(|n| drop(read(&data[..n], &mut Vec::new())));
+    }
+
+    #[test]
+    fn the_way_out_is_by_a_gateway_or_it_is_none() {
+        let body = |kind: u8, attributes: &[Vec<u8>]| {
+            let head = [libc::AF_INET as u8, 32, 0, 0, 254, 0, 0, kind, 0, 0, 0, 0];
+            written(RTM_NEWROUTE, &[&head[..], &attributes.concat()].concat())
+        };
+        let all = [
+            attribute(RTA_DST, &FAR_AWAY.octets()),
+            attribute(RTA_OIF, &7u32.to_ne_bytes()),
+            attribute(RTA_PREFSRC, &[192, 168, 1, 9]),
+            attribute(RTA_GATEWAY, &[192, 168, 1, 1]),
+        ];
+        let (gateway, local) = ([192, 168, 1, 1].into(), [192, 168, 1, 9].into());
+        let found = |data: &[u8]| first_route(data).expect("well formed");
+        assert_eq!(found(&body(RTN_UNICAST, &all)), Some(WayOut { index: 7, gateway, local }));
+        assert_eq!(found(&body(RTN_UNICAST, &all[..3])), None, "straight to it");
+        assert_eq!(found(&body(7, &all)), None, "unreachable");
+        assert_eq!(found(&body(RTN_UNICAST, &[])), None);
+        let refused = written(NLMSG_ERROR, &(-libc::ENETUNREACH).to_ne_bytes());
+        assert_eq!(first_route(&refused).unwrap_err().raw_os_error(), Some(libc::ENETUNREACH));
+        let data = body(RTN_UNICAST, &all);
+        (0..data.len()).for_each(|n| drop(first_route(&data[..n])));
+        // Whatever this machine has, its kernel takes the question; by way of the loopback there is no gateway.
+        way_out(None).expect("an answer");
+        let lo = list().expect("the kernel tells").into_iter().find(|i| i.name == "lo").expect("every Linux has one");
+        assert_eq!(way_out(Some(lo.index)).expect("an answer"), None);
+        assert_eq!(way_out(Some(u32::MAX / 2)).expect("an answer"), None, "no such interface");
     }
 }

@@ -15,6 +15,8 @@ mod late;
 mod link;
 mod listen;
 mod lsd;
+mod network;
+mod portmap;
 pub mod resolve;
 mod room;
 mod state;
@@ -22,6 +24,7 @@ mod state;
 mod tls;
 mod turns;
 mod udp;
+mod watch;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::io;
@@ -48,6 +51,7 @@ use late::AllLate;
 use link::Link;
 use listen::Listeners;
 use lsd::Groups;
+use network::Network;
 use resolve::{DnsResolver, Resolve};
 use state::StateDir;
 pub use turns::TurnTimes;
@@ -65,7 +69,10 @@ const LSD_FIRST: usize = UDP_FIRST + UDP_COUNT;
 const LSD_COUNT: usize = 2;
 /// The helper is through with something.
 const HELPER: usize = LSD_FIRST + LSD_COUNT;
-const FOREIGN_FIRST: usize = HELPER + 1;
+/// The network has changed.
+const WATCH: usize = HELPER + 1;
+const PORTMAP_FIRST: usize = WATCH + 1;
+const FOREIGN_FIRST: usize = PORTMAP_FIRST + portmap::TOKENS;
 
 /// Bytes hashed and written in one turn.
 const WORK: usize = 4 << 20;
@@ -108,6 +115,9 @@ pub struct LoopConfig {
     pub device: Option<String>,
     /// Where resume records are kept; without one nothing is remembered.
     pub state_dir: Option<PathBuf>,
+    /// Ask the gateway to forward our port (PCP, NAT-PMP, UPnP): only where we listen on more than the loopback, and
+    /// have a private address behind a gateway with a private one. The mapping is taken back on [`Loop::shutdown`].
+    pub portmap: bool,
     /// Certificates (PEM) of those who are trusted to vouch for `https://` trackers; `None` is the system's. Read
     /// when the first of these is asked. Of no effect in builds without the feature `tls`.
     pub tls_roots: Option<PathBuf>,
@@ -122,6 +132,7 @@ impl Default for LoopConfig {
             bind: Vec::new(),
             device: None,
             state_dir: None,
+            portmap: false,
             tls_roots: None,
         }
     }
@@ -186,6 +197,7 @@ pub struct Loop {
     bound: Bound,
     resolver: DnsResolver,
     tls: tls::Connector,
+    network: Network,
     state: Option<Keeper<StateDir>>,
     open: BTreeSet<TorrentKey>,
     late: AllLate,
@@ -217,6 +229,7 @@ impl Loop {
         let word = u64::from_le_bytes(seed[..8].try_into().expect("eight bytes"));
         let mut resolver = DnsResolver::new(poll.registry().try_clone()?, DNS_FIRST, DNS_COUNT, word.rotate_left(17))?;
         resolver.bind_to(bound.clone());
+        let network = Network::new(poll.registry(), &bound, listeners.port(), config.portmap)?;
         let helper = match config.storage.helper {
             true => {
                 let waker = Waker::new(poll.registry(), Token(HELPER))?;
@@ -249,6 +262,7 @@ impl Loop {
             bound,
             resolver,
             tls: tls::Connector::new(config.tls_roots),
+            network,
             state,
             open: BTreeSet::new(),
             late: AllLate::default(),
@@ -274,6 +288,11 @@ impl Loop {
     /// How long its turns took, waiting apart.
     pub fn turn_times(&self) -> &TurnTimes {
         &self.turns
+    }
+
+    /// The same, and begins anew.
+    pub fn take_turn_times(&mut self) -> TurnTimes {
+        std::mem::take(&mut self.turns)
     }
 
     /// The port peers can dial.
@@ -333,12 +352,15 @@ impl Loop {
         }
         self.command(Session::shutdown);
         self.patience = self.patience.or(Some(self.now + DISK_PATIENCE));
+        if let Some(portmap) = &mut self.network.portmap {
+            portmap.leave(self.now);
+        }
     }
 
     /// The shutdown is over: drop the loop.
     pub fn stopped(&self) -> bool {
         let waits = self.is_writing() && self.patience.is_none_or(|end| self.now < end);
-        self.session.is_shut_down(self.now) && !waits
+        self.session.is_shut_down(self.now) && !waits && self.network.has_left()
     }
 
     /// Something is on its way to a disk that a shutdown waits for.
@@ -366,7 +388,7 @@ impl Loop {
 
     /// There are datagrams to receive.
     fn hears(&self) -> bool {
-        self.udp.is_ready() || self.groups.as_ref().is_some_and(|g| g.heard.is_ready())
+        self.udp.is_ready() || self.groups.as_ref().is_some_and(|g| g.heard.is_ready()) || self.network.is_ready()
     }
 
     /// How long the next turn may wait; `None` is for ever.
@@ -376,6 +398,7 @@ impl Loop {
         }
         let at = earlier(self.session.poll_timeout(), self.resolver.deadline());
         let at = earlier(at, self.patience.filter(|_| self.is_writing()));
+        let at = earlier(at, self.network.timeout());
         let at = earlier(earlier(at, self.held.1), self.accept_again)?;
         let elapsed = u64::try_from(self.start.elapsed().as_micros()).unwrap_or(u64::MAX);
         Some(at - Instant::from_micros(elapsed))
@@ -407,6 +430,7 @@ impl Loop {
             self.accept_all();
         }
         self.resolved();
+        self.network_turn();
         for _ in 0..DATAGRAMS {
             let Some((from, data)) = self.udp.recv() else { break };
             self.session.handle_datagram(self.now, from, data);
@@ -441,6 +465,12 @@ impl Loop {
     fn on_event(&mut self, event: &Event) {
         match event.token().0 {
             token if token >= FOREIGN_FIRST => self.foreign.push_back(event.token()),
+            token if token >= PORTMAP_FIRST => {
+                if let Some(portmap) = &mut self.network.portmap {
+                    portmap.on_ready(self.now, token - PORTMAP_FIRST);
+                }
+            }
+            WATCH => self.network.on_ready(self.now),
             // The disk is asked every turn.
             HELPER => {}
             token if token >= LSD_FIRST => {
@@ -611,7 +641,11 @@ impl Loop {
         let done = link.and_then(|link| self.attach(link));
         if let Err(e) = done {
             let text = e.to_string();
-            let why = if exhausted(&e) { CloseReason::Exhausted(text) } else { CloseReason::Io(text) };
+            let why = match exhausted(&e) {
+                true => CloseReason::Exhausted(text),
+                false if self.network.is_gone(&self.bound) => CloseReason::NoNetwork(text),
+                false => CloseReason::Io(text),
+            };
             self.session.handle(self.now, Input::Closed { conn, why });
         }
     }

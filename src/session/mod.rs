@@ -178,6 +178,34 @@ impl Session {
         }
     }
 
+    /// Peers outside dial this port, which a gateway forwards to ours. Trackers that know another one are told.
+    pub fn set_external_port(&mut self, now: Instant, port: u16) {
+        if self.me.port == port {
+            return;
+        }
+        self.me.port = port;
+        if let Some(dht) = &mut self.dht {
+            dht.set_port(port);
+        }
+        for key in self.torrents.keys().collect::<Vec<_>>() {
+            let _ = self.reannounce(now, key);
+        }
+    }
+
+    /// Somebody at `source`, a gateway for one, says that our public address is `ip`: one voice among others.
+    pub fn hear_address(&mut self, source: std::net::IpAddr, ip: std::net::IpAddr) {
+        self.external.vote(source, ip);
+    }
+
+    /// There was no network for a while, and now there is: trackers are asked, and peers dialled, without the wait that
+    /// their failures have brought on.
+    pub fn on_network(&mut self, now: Instant) {
+        for key in self.torrents.keys().collect::<Vec<_>>() {
+            let _ = self.command(now, key, Torrent::on_network);
+        }
+        self.dial(now);
+    }
+
     /// Our peer id.
     pub fn peer_id(&self) -> PeerId {
         self.me.id

@@ -175,6 +175,14 @@ impl Torrent {
         cx.wake(conn);
     }
 
+    /// There was no network for a while: failures of that time say nothing of trackers and peers.
+    pub(crate) fn on_network(&mut self, cx: &mut Cx<'_>) {
+        self.tiers.on_network(cx.now);
+        self.swarm.revive(cx.now);
+        self.dial_after = cx.now;
+        self.tick(cx);
+    }
+
     /// Ends a peer connection of this torrent and takes back all it held.
     pub(crate) fn close(&mut self, cx: &mut Cx<'_>, conn: ConnKey, why: CloseReason) {
         if cx.peer(conn).is_none() {
@@ -218,7 +226,7 @@ impl Torrent {
             }
             match why {
                 CloseReason::TorrentStopped | CloseReason::Shutdown => self.swarm.parted(cx.now, tag, conn),
-                CloseReason::Exhausted(_) if !live => {
+                CloseReason::Exhausted(_) | CloseReason::NoNetwork(_) if !live => {
                     self.swarm.parted(cx.now, tag, conn);
                     self.dial_after = cx.now + EXHAUSTED;
                 }

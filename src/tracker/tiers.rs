@@ -282,6 +282,14 @@ impl Tiers {
         self.next_round = self.next_round.min(soonest.max(now));
     }
 
+    /// There was no network, and now there is: nobody's failure counts, and those who failed are asked at once.
+    pub fn on_network(&mut self, now: Instant) {
+        for t in self.trackers.iter_mut().filter(|t| t.fails > 0 && t.earliest != Instant::FAR) {
+            (t.fails, t.earliest) = (0, now);
+        }
+        self.announce_now(now);
+    }
+
     /// When `poll` wants to be called next. Absent while an announce is under way.
     pub fn deadline(&self) -> Option<Instant> {
         match (self.phase, self.under_way) {

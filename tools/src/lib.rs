@@ -1,5 +1,9 @@
 //! What the programs in `src/bin` share and embed.
 
+#[cfg(target_os = "linux")]
+pub mod alone;
+#[cfg(target_os = "linux")]
+pub mod bad_disk;
 #[cfg(feature = "tls")]
 pub mod certificates;
 pub mod dht_node;

@@ -177,6 +177,33 @@ fn running_out_of_sockets_does_not_use_up_the_addresses() {
 }
 
 #[test]
+fn without_a_network_no_address_is_used_up_and_with_one_again_all_are_dialled_at_once() {
+    let c = Content::pieces(4, 1);
+    let (mut rig, t) = Rig::leech(&c);
+    let conn = rig.seeder(t, 1);
+    rig.hang_up(conn, CloseReason::NoNetwork("gone".into()));
+    rig.learn(t, (0..10).map(|n| std::net::SocketAddr::from(([10, 0, 1, n], 6881))));
+    let end = rig.now + secs(1200);
+    while rig.now < end {
+        while let Some((conn, _)) = rig.dialled.pop() {
+            rig.hang_up(conn, CloseReason::NoNetwork("gone".into()));
+        }
+        rig.pass(millis(100));
+    }
+    assert_eq!((rig.status(t).known, rig.s.stats(rig.now).exhausted), (11, 0), "none is forgotten, or out of sockets");
+    while let Some((conn, _)) = rig.dialled.pop() {
+        rig.hang_up(conn, CloseReason::NoNetwork("gone".into()));
+    }
+    assert!(rig.dialled.is_empty());
+    rig.s.on_network(rig.now);
+    rig.pass(millis(200));
+    let mut dialled: Vec<_> = rig.dialled.iter().map(|d| d.1).collect();
+    dialled.sort_unstable();
+    dialled.dedup();
+    assert!(dialled.len() >= 10, "{dialled:?}");
+}
+
+#[test]
 fn timers_do_not_pile_up() {
     let c = Content::pieces(4, 4);
     let (mut rig, t) = Rig::leech(&c);

@@ -23,6 +23,8 @@ fn message(said: &[Vec<u8>; 2]) -> Vec<u8> {
 fn a_torrent_is_spoken_of_and_who_has_it_too_is_dialled() {
     let mut r = Rig::new(Config { lsd: true, ..Config::default() });
     r.s.set_port(7000);
+    // That one is for those outside.
+    r.s.set_external_port(r.now, 40001);
     let c = Content::pieces(4, 1);
     let t = r.add(&c, |_| {});
     r.pass(secs(10));

@@ -243,6 +243,28 @@ fn datagrams_of_strangers_are_nothing() {
 }
 
 #[test]
+fn a_port_that_is_forwarded_is_told_to_trackers_and_not_to_the_neighbours() {
+    let mut w = world(&["http://t/announce"]);
+    w.resolve(&BOTH[..1]);
+    let (conn, _, request) = w.request();
+    assert!(request.contains("&port=6881&"), "{request}");
+    w.reply(conn, "d8:intervali1800e12:min intervali60e5:peers0:e");
+    w.s.set_external_port(w.now, 6881);
+    w.pass(120);
+    assert!(w.connects.is_empty(), "nothing new");
+    w.s.set_external_port(w.now, 40001);
+    w.pass(1);
+    w.drain();
+    w.resolve(&BOTH[..1]);
+    let (_, _, request) = w.request();
+    assert!(request.contains("&port=40001&"), "{request}");
+    w.s.hear_address("192.168.1.1".parse().unwrap(), "10.0.0.5".parse().unwrap());
+    assert_eq!(w.s.external_ip(false), None, "yet another network at home");
+    w.s.hear_address("192.168.1.1".parse().unwrap(), "203.0.113.5".parse().unwrap());
+    assert_eq!(w.s.external_ip(false), Some("203.0.113.5".parse().unwrap()));
+}
+
+#[test]
 fn http_over_both_families_with_one_key() {
     let mut w = world(&["http://t/announce"]);
     w.resolve(&BOTH);

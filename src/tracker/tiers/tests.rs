@@ -214,6 +214,29 @@ fn a_tracker_may_say_when_to_come_back() {
 }
 
 #[test]
+fn when_there_was_no_network_no_failure_counts() {
+    let mut d = Desk::started(&[&["a"], &["b"]]);
+    let mut now = 0;
+    for _ in 0..16 {
+        d.due(now);
+        d.timeout(now);
+        now += d.wait(now).unwrap() + 1;
+    }
+    assert!(d.wait(now - 500).unwrap() > 400, "it is far off");
+    now -= 500;
+    d.tiers.on_network(at(now));
+    assert_eq!((d.due(now).as_str(), d.timeout(now)), ("a started", false));
+    assert_eq!((d.due(now).as_str(), d.timeout(now)), ("b started", false));
+    assert!((17..=19).contains(&d.wait(now).unwrap()), "as after a first failure: {:?}", d.wait(now));
+    // What was told to be left alone for good still is.
+    let mut d = Desk::started(&[&["a"]]);
+    d.due(0);
+    d.fail(0, &TrackerError::Failure { reason: "no".into(), retry_in: Some(Duration::MAX) });
+    d.tiers.on_network(at(1));
+    assert_eq!(d.due(1), "-");
+}
+
+#[test]
 fn says_so_once() {
     let mut d = Desk::started(&[&["a"]]);
     d.due(0);

@@ -86,7 +86,7 @@ fn demo(scratch: &Path, out: &Path, magnet: bool) -> Result<(), String> {
 
     let run = |name: &str, torrent: &Path, dir: &Path, options: &[&str]| {
         let mut c = Command::new(&binary);
-        c.args(["--json", &dht, "--no-lsd", "--port=0", "--bind=127.0.0.1"]).args(options);
+        c.args(["--json", &dht, "--no-lsd", "--no-portmap", "--port=0", "--bind=127.0.0.1"]).args(options);
         c.arg("--dir").arg(dir).arg(torrent);
         c.env("XDG_STATE_HOME", state(scratch, name));
         Child::spawn(name, scratch, c).map_err(|e| format!("starting {e}"))

@@ -9,6 +9,7 @@
 //! A new input goes there under a name that says what it is; `cargo test` finds it.
 
 mod dht;
+mod portmap;
 mod session;
 mod text;
 mod torrent;
@@ -22,7 +23,7 @@ use btmio::wire::{self, Decoder, Event, ExtHandshake, Message};
 pub type Target = fn(&[u8]);
 
 /// All targets by name.
-pub const TARGETS: [(&str, Target); 24] = [
+pub const TARGETS: [(&str, Target); 25] = [
     ("arguments", text::arguments),
     ("bencode", bencode),
     ("blocklist", text::blocklist),
@@ -39,6 +40,7 @@ pub const TARGETS: [(&str, Target); 24] = [
     ("message", message),
     ("metainfo", torrent::metainfo),
     ("names", torrent::names),
+    ("portmap", portmap::portmap),
     ("reply", tracker::reply),
     ("response", tracker::response),
     ("resume", session::resume),

@@ -151,7 +151,7 @@ impl Client {
                     }
                 };
                 if what != What::Check {
-                    c.args(["--no-dht", "--no-lsd", "--bind=127.0.0.1"]).arg(format!("--port={port}"));
+                    c.args(["--no-dht", "--no-lsd", "--no-portmap", "--bind=127.0.0.1"]).arg(format!("--port={port}"));
                 }
                 c.arg("-d").arg(dir).args(torrents);
                 c

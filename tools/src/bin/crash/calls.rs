@@ -14,13 +14,19 @@ use crate::rig::{Outcome, PATIENCE, Seeder, Swarm, Told, Work};
 
 const PIECE: usize = 64 << 10;
 /// What changes files, folders, or what is known of them. Not every machine has all of them.
-const CALLS: [&str; 20] = [
+const CALLS: [&str; 26] = [
     "openat",
     "openat2",
     "mkdirat",
     "mkdir",
     "unlink",
     "unlinkat",
+    "link",
+    "linkat",
+    "symlink",
+    "symlinkat",
+    "truncate",
+    "msync",
     "rename",
     "renameat",
     "renameat2",

@@ -32,19 +32,25 @@ pub(crate) fn run(work: &Work, volume: Volume, cuts: u32, seed: u64) -> Result<O
     let mut out = Outcome { what: format!("power cuts, {}", volume.kind), ..Outcome::default() };
     let mut rng = rng::seeded(seed ^ u64::from(volume.kind == "xfs") << 32);
     let dir = volume.dir.join("w");
-    let (mut complete, mut slow) = (0, 0);
-    for n in 0..cuts {
+    let (mut complete, mut slow, mut same) = (0, 0, 0);
+    while out.runs < cuts {
+        let n = out.runs;
         // A whole download takes 2.5 s; one cut in five comes while it starts.
         let wait = if rng.u32(..5) == 0 { rng.u64(..200) } else { rng.u64(..4000) };
-        let cut = one(work, &swarm, &volume, &dir, Duration::from_millis(wait))?;
-        // Sometimes the next start is cut before anything else has looked at what is there.
-        let again = rng.u32(..4) == 0;
-        let cut = match again {
-            true => one(work, &swarm, &volume, &dir, Duration::from_millis(rng.u64(..300)))?,
-            false => cut,
-        };
-        let fail = |out: &mut Outcome, what: String| out.wrong.push(format!("cut {n} after {wait} ms: {what}"));
+        let mut cut = one(work, &swarm, &volume, &dir, Duration::from_millis(wait))?;
         out.runs += 1;
+        same += u32::from(cut.same_id);
+        // Sometimes the next start is cut before anything else has looked at what is there.
+        if rng.u32(..4) == 0 {
+            let first = cut.told;
+            cut = one(work, &swarm, &volume, &dir, Duration::from_millis(rng.u64(..300)))?;
+            out.runs += 1;
+            same += u32::from(cut.same_id);
+            cut.told.done |= first.done;
+            cut.told.durable = cut.told.durable.max(first.durable);
+            cut.told.errors.extend(first.errors);
+        }
+        let fail = |out: &mut Outcome, what: String| out.wrong.push(format!("cut {n} after {wait} ms: {what}"));
         let claims = match swarm.claims(&dir) {
             Ok(claims) => claims,
             Err(e) => {
@@ -90,7 +96,11 @@ pub(crate) fn run(work: &Work, volume: Volume, cuts: u32, seed: u64) -> Result<O
             fs::remove_dir_all(&dir).map_err(|e| format!("{}: {e}", dir.display()))?;
         }
     }
-    out.more = format!("{complete} downloads, {slow} starts over {} ms", START.as_millis());
+    out.more = format!(
+        "seeded by {}, {complete} downloads, {slow} starts over {} ms, {same} times the same mount number",
+        swarm.by,
+        START.as_millis()
+    );
     Ok(out)
 }
 
@@ -99,6 +109,8 @@ struct Cut {
     told: Told,
     /// Seconds after its start.
     at: f64,
+    /// The volume came back under the number it had.
+    same_id: bool,
 }
 
 /// Runs btmio until the power fails, and has the volume mounted again.
@@ -108,7 +120,8 @@ fn one(work: &Work, swarm: &Swarm, volume: &Volume, dir: &Path, wait: Duration) 
     rustix::fs::syncfs(fs::File::open(dir).map_err(|e| e.to_string())?).map_err(|e| e.to_string())?;
     let began = Instant::now();
     let mut child =
-        Child::spawn("btmio", &work.dir, swarm.download(work, dir, Some(RATE), true)).map_err(|e| e.to_string())?;
+        Child::spawn(&format!("btmio-{}", volume.kind), &work.dir, swarm.download(work, dir, Some(RATE), true))
+            .map_err(|e| e.to_string())?;
     std::thread::sleep(wait);
     // What is told from here on may be true or not: the power may have failed already.
     let told = Told::by(&child);
@@ -116,6 +129,6 @@ fn one(work: &Work, swarm: &Swarm, volume: &Volume, dir: &Path, wait: Duration) 
     volume.cut()?;
     child.signal("KILL");
     child.wait(Duration::from_secs(20)).ok_or("btmio does not die")?;
-    volume.mount_again()?;
-    Ok(Cut { told, at })
+    let same_id = volume.mount_again()?;
+    Ok(Cut { told, at, same_id })
 }

@@ -9,10 +9,9 @@
 //!   calls   killed at every call that changes a file or a folder, one after the other ─▶ each restart completes
 //! ```
 //!
-//! Without a choice everything runs, at the size continuous integration has time for. Cuts need root, loop devices,
-//! `mkfs.ext4`, `mkfs.xfs` and `xfs_io`; calls need `strace`. Where loop mounts cannot be made, that is said
-//! loudly, and it is a failure only for root. A libtorrent for Python (`BTMIO_PYTHON`) seeds when there is one, else
-//! btmio. Everything listens on the loopback interface alone.
+//! Without a choice everything runs, at the size continuous integration has time for. It needs root, for mounts and a
+//! network of its own; cuts need loop devices, `mkfs.ext4`, `mkfs.xfs` and `xfs_io`, calls need `strace`. What is
+//! missing is a failure, never a skip. A libtorrent for Python (`BTMIO_PYTHON`) seeds when there is one, else btmio.
 
 mod calls;
 mod cuts;
@@ -20,10 +19,13 @@ mod kills;
 mod rig;
 mod volume;
 
+use std::fs;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use rig::Outcome;
+use rig::{Outcome, Work};
+use tools::alone::alone;
+use tools::process::program;
 
 /// What was asked for.
 #[derive(Default)]
@@ -59,39 +61,59 @@ fn asked() -> Result<Asked, String> {
     Ok(if some { a } else { Asked { ext4: 10, xfs: 10, kills: 4, calls: true, ..a } })
 }
 
+/// Bytes a socket may hold in each direction: what a seeder has sent is then what btmio has read, but for a little.
+const SOCKET: u64 = 128 << 10;
+
+fn small_buffers() -> Result<(), String> {
+    for name in ["tcp_rmem", "tcp_wmem"] {
+        let path = format!("/proc/sys/net/ipv4/{name}");
+        fs::write(&path, format!("4096 65536 {SOCKET}")).map_err(|e| format!("{path}: {e}"))?;
+    }
+    Ok(())
+}
+
+/// Cuts on both file systems side by side: most of the time is waiting.
+fn all_cuts(work: &Work, asked: &Asked) -> Vec<Result<Outcome, String>> {
+    let one = |kind, cuts| {
+        let volume = volume::Volume::new(&work.dir, kind)
+            .map_err(|e| format!("*** NO POWER CUTS ON {kind}: a loop mount cannot be made here: {e} ***"))?;
+        cuts::run(work, volume, cuts, asked.seed).map_err(|e| format!("power cuts, {kind}: {e}"))
+    };
+    let kinds = [("ext4", asked.ext4), ("xfs", asked.xfs)];
+    std::thread::scope(|s| {
+        let wanted = kinds.into_iter().filter(|k| k.1 > 0);
+        let threads: Vec<_> = wanted.map(|(kind, cuts)| s.spawn(move || one(kind, cuts))).collect();
+        threads.into_iter().map(|t| t.join().unwrap_or_else(|_| Err("a run panicked".into()))).collect()
+    })
+}
+
 fn run() -> Result<bool, String> {
     let asked = asked()?;
+    alone(&[("BTMIO", program("btmio")?.as_os_str())])?;
+    small_buffers()?;
     let base = asked.dir.clone().unwrap_or_else(std::env::temp_dir);
-    let work = rig::Work::new(&base.join(format!("btmio-crash-{}", std::process::id())))?;
-    let (mut good, mut table) = (true, vec![Outcome::head()]);
-    let mut note = |what: Result<Outcome, (String, bool)>| {
-        let (line, well) = match what {
-            Ok(outcome) => (outcome.line(), outcome.is_good()),
-            Err(not_run) => not_run,
-        };
-        eprintln!("{line}");
-        good &= well;
-        table.push(line);
-    };
-    for (kind, cuts) in [("ext4", asked.ext4), ("xfs", asked.xfs)] {
-        if cuts == 0 {
-            continue;
-        }
-        match volume::Volume::new(&work.dir, kind) {
-            Ok(volume) => note(Ok(cuts::run(&work, volume, cuts, asked.seed)?)),
+    let mut work = Work::new(&base.join(format!("btmio-crash-{}", std::process::id())))?;
+    let mut all = all_cuts(&work, &asked);
+    if asked.kills > 0 {
+        all.push(kills::run(&work, asked.kills, asked.seed).map_err(|e| format!("kill -9: {e}")));
+    }
+    if asked.calls {
+        all.push(calls::run(&work).map_err(|e| format!("kill at each call: {e}")));
+    }
+    println!("{}", Outcome::head());
+    let mut good = true;
+    for one in all {
+        match one {
+            Ok(outcome) => {
+                good &= outcome.is_good();
+                println!("{}", outcome.line());
+            }
             Err(e) => {
-                let text = format!("*** NO POWER CUTS ON {kind}: a loop mount cannot be made here: {e} ***");
-                note(Err((text, !volume::is_root())));
+                good = false;
+                println!("{e}");
             }
         }
     }
-    if asked.kills > 0 {
-        note(Ok(kills::run(&work, asked.kills, asked.seed)?));
-    }
-    if asked.calls {
-        note(Ok(calls::run(&work)?));
-    }
-    println!("{}", table.join("\n"));
     if !good {
         work.keep();
     }

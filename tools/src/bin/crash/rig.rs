@@ -21,25 +21,25 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) struct Work {
     pub(crate) dir: PathBuf,
     pub(crate) btmio: PathBuf,
-    keep: std::cell::Cell<bool>,
+    keep: bool,
 }
 
 impl Work {
     pub(crate) fn new(dir: &Path) -> Result<Self, String> {
         fs::create_dir_all(dir).map_err(|e| format!("{}: {e}", dir.display()))?;
-        Ok(Self { dir: dir.to_owned(), btmio: program("btmio")?, keep: std::cell::Cell::new(false) })
+        Ok(Self { dir: dir.to_owned(), btmio: program("btmio")?, keep: false })
     }
 
     /// The folder stays, to be looked at.
-    pub(crate) fn keep(&self) {
+    pub(crate) fn keep(&mut self) {
         eprintln!("what was left is in {}", self.dir.display());
-        self.keep.set(true);
+        self.keep = true;
     }
 }
 
 impl Drop for Work {
     fn drop(&mut self) {
-        if !self.keep.get() {
+        if !self.keep {
             let _ = fs::remove_dir_all(&self.dir);
         }
     }
@@ -51,6 +51,8 @@ pub(crate) struct Swarm {
     pub(crate) torrent: PathBuf,
     pub(crate) seeder: Child,
     port: u16,
+    /// Which client seeds.
+    pub(crate) by: &'static str,
 }
 
 /// A port nobody has at the moment.
@@ -77,15 +79,19 @@ impl Swarm {
         fs::write(&torrent, payload.torrent(&[])).map_err(|e| e.to_string())?;
         let (port, script) = (free_port()?, home.join("lt_client.py"));
         fs::write(&script, include_str!("../../../py/lt_client.py")).map_err(|e| e.to_string())?;
-        let python = std::env::var_os("BTMIO_PYTHON").unwrap_or_else(|| "python3".into());
+        let named = std::env::var_os("BTMIO_PYTHON");
+        let python = named.clone().unwrap_or_else(|| "python3".into());
         let there = Command::new(&python).args(["-c", "import libtorrent"]).output().is_ok_and(|o| o.status.success());
+        if by == Seeder::Other && named.is_some() && !there {
+            return Err(format!("BTMIO_PYTHON, {}, has no libtorrent", python.to_string_lossy()));
+        }
         let mut command;
         if by == Seeder::Other && there {
             command = Command::new(python);
             command.arg(script).arg("seed").arg(&torrent).arg(&data).args(["127.0.0.1", &port.to_string()]).arg(&home);
         } else {
             command = Command::new(&work.btmio);
-            command.args(["--json", "--bind=127.0.0.1", "--seed-ratio=1000000", "--verify"]);
+            command.args(["--json", "--bind=127.0.0.1", "--no-dht", "--no-lsd", "--seed-ratio=1000000", "--verify"]);
             command.arg(format!("--port={port}")).arg("--dir").arg(&data).arg(&torrent);
             command.env("XDG_STATE_HOME", home.join("state"));
             if let Seeder::Btmio(rate) = by {
@@ -95,13 +101,14 @@ impl Swarm {
         let seeder = Child::spawn("seeder", &home, command).map_err(|e| e.to_string())?;
         let listens = || std::net::TcpStream::connect((Ipv4Addr::LOCALHOST, port)).ok();
         wait_for(PATIENCE, listens).ok_or(format!("the seeder does not listen\n{}", seeder.tail()))?;
-        Ok(Self { payload, torrent, seeder, port })
+        let by = if by == Seeder::Other && there { "libtorrent" } else { "btmio" };
+        Ok(Self { payload, torrent, seeder, port, by })
     }
 
     /// btmio with its files and its state below `dir`.
     pub(crate) fn download(&self, work: &Work, dir: &Path, rate: Option<u64>, on: bool) -> Command {
         let mut command = Command::new(&work.btmio);
-        command.args(["--json", "--bind=127.0.0.1", "--port=0", "--timeout=60s"]);
+        command.args(["--json", "--bind=127.0.0.1", "--port=0", "--no-dht", "--no-lsd", "--timeout=60s"]);
         command.arg(format!("--peer=127.0.0.1:{}", self.port)).args(rate.map(|r| format!("--down={r}")));
         command.arg(if on { "--seed-time=1h" } else { "--seed-ratio=0" });
         command.arg("--dir").arg(dir.join("data")).arg(&self.torrent);

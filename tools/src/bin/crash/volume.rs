@@ -22,10 +22,6 @@ pub(crate) struct Volume {
     pub(crate) dir: PathBuf,
 }
 
-pub(crate) fn is_root() -> bool {
-    rustix::process::geteuid().is_root()
-}
-
 fn tool(name: &str, args: &[&str]) -> Result<(), String> {
     let out = Command::new(name).args(args).output().map_err(|e| format!("{name}: {e}"))?;
     match out.status.success() {
@@ -51,6 +47,14 @@ impl Volume {
         Ok(volume)
     }
 
+    /// The number the system gave this mount, which it may give again.
+    fn id(&self) -> Option<u64> {
+        let table = fs::read_to_string("/proc/self/mountinfo").ok()?;
+        let here = self.dir.to_str()?;
+        let line = table.lines().find(|l| l.split(' ').nth(4) == Some(here))?;
+        line.split(' ').next()?.parse().ok()
+    }
+
     fn mount(&self) -> Result<(), String> {
         tool("mount", &["-o", "loop", text(&self.image)?, text(&self.dir)?])
     }
@@ -60,8 +64,9 @@ impl Volume {
         tool("xfs_io", &["-x", "-c", "shutdown", text(&self.dir)?])
     }
 
-    /// The power is back. Whoever had files open must be gone.
-    pub(crate) fn mount_again(&self) -> Result<(), String> {
+    /// The power is back. Whoever had files open must be gone. Whether the mount has the number it had before.
+    pub(crate) fn mount_again(&self) -> Result<bool, String> {
+        let before = self.id();
         let mut last = String::new();
         let unmounted = wait_for(Duration::from_secs(20), || match self.unmount() {
             Ok(()) => Some(()),
@@ -71,7 +76,8 @@ impl Volume {
             }
         });
         unmounted.ok_or(last)?;
-        self.mount()
+        self.mount()?;
+        Ok(before.is_some() && self.id() == before)
     }
 
     fn unmount(&self) -> Result<(), String> {

@@ -7,9 +7,8 @@
 //! other torrent went on meanwhile, after how many seconds the torrent had got over it, how many bytes were wrong in
 //! the end, and how long the loop's longest turn was.
 //!
-//! What cannot be made here is a skip, with the reason: a missing mkfs, or a fault that needs a failing block device.
-//! `BAD_DISK=PROGRAM` names a FUSE program that passes the folder `$ROOT` through and takes faults from its control
-//! file `ctl` (lines `weio 1`, `wbps 300000`); without one those columns are skips.
+//! What cannot be made here is a skip, with the reason: a missing mkfs, or a fault a file system does not know. A
+//! device that fails or is slow is a FUSE file below a loop device.
 
 mod volume;
 
@@ -25,6 +24,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
+use tools::alone::alone;
+use tools::bad_disk::serve_if_asked;
 use tools::payload::{bytes_of, single_file};
 use volume::{Fault, Kind, Volume};
 
@@ -33,14 +34,20 @@ const RATE: u64 = 2_000_000;
 const SIZE: usize = 16_000_000;
 const OTHER_SIZE: usize = 400_000_000;
 const PIECE: usize = 256 << 10;
-/// How long a fault lasts.
+/// How long a fault lasts at least, and at most: it is to be noticed.
 const LASTS: Duration = Duration::from_secs(6);
+const LASTS_MOST: Duration = Duration::from_secs(40);
 /// It has to be over so long after the repair.
 const OVER: Duration = Duration::from_secs(60);
 
 type Result<T> = std::result::Result<T, String>;
 
 fn main() -> ExitCode {
+    serve_if_asked();
+    if let Err(e) = alone(&[]) {
+        eprintln!("fsmatrix: {e}");
+        return ExitCode::FAILURE;
+    }
     let wanted: Vec<String> = std::env::args().skip(1).collect();
     let asked = |name: &str, all: &[&str]| {
         wanted.iter().any(|w| w == name) || !wanted.iter().any(|w| all.contains(&w.as_str()))
@@ -237,6 +244,17 @@ impl Run {
         Ok(false)
     }
 
+    /// Turns while something that takes its time is done beside.
+    fn beside(&mut self, what: impl FnOnce() -> Result<()> + Send) -> Result<()> {
+        std::thread::scope(|s| {
+            let thread = s.spawn(what);
+            while !thread.is_finished() {
+                self.turn()?;
+            }
+            thread.join().map_err(|_| "a thread panicked")?
+        })
+    }
+
     fn have(&self) -> Result<u64> {
         Ok(status(&self.lp, self.bad)?.1)
     }
@@ -267,7 +285,7 @@ fn cell(seeds: &Seeds, volume: &mut Volume, fault: Fault, scratch: &Path) -> Res
         return Err("the other torrent does not begin".into());
     }
     if fault.comes_first() {
-        volume.break_it(&file)?;
+        run.beside(|| volume.break_it(&file))?;
     }
     run.lp.resume(bad).map_err(|e| e.to_string())?;
     if !fault.comes_first() {
@@ -279,7 +297,7 @@ fn cell(seeds: &Seeds, volume: &mut Volume, fault: Fault, scratch: &Path) -> Res
     }
     run.other_rate()?;
     if !fault.comes_first() {
-        volume.break_it(&file)?;
+        run.beside(|| volume.break_it(&file))?;
     }
     // Whoever wants all of it from us finds out what is missing.
     let mut taker = match fault {
@@ -294,8 +312,10 @@ fn cell(seeds: &Seeds, volume: &mut Volume, fault: Fault, scratch: &Path) -> Res
     };
     let take = |taker: &mut Option<Loop>| taker.as_mut().map_or(Ok(()), turn);
     let end = Instant::now() + LASTS;
-    run.until(LASTS, |r| take(&mut taker).map(|()| r.error.is_some() && Instant::now() >= end))?;
-    volume.repair(&file)?;
+    run.until(LASTS_MOST, |r| {
+        take(&mut taker).map(|()| (r.error.is_some() || fault == Fault::Slow) && Instant::now() >= end)
+    })?;
+    run.beside(|| volume.repair(&file))?;
     let repaired = Instant::now();
     let before = run.have()?;
     let over = |r: &mut Run| {

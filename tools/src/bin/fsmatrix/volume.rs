@@ -1,14 +1,15 @@
-//! Volumes to break: images on loop devices, and a FUSE program.
+//! Volumes to break: images on loop devices, or a bad disk where the device has to fail.
 
 use crate::Result;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
+use tools::bad_disk::BadDisk;
 use tools::process::wait_for;
 
 /// Bytes of an image: the least that mkfs.xfs takes, and then some.
-const IMAGE: &str = "400M";
+const IMAGE: u64 = 400 << 20;
 
 /// What kind of volume.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -19,7 +20,6 @@ pub(crate) enum Kind {
     Btrfs,
     Overlay,
     Ntfs,
-    Fuse,
 }
 
 /// What happens to it.
@@ -34,8 +34,7 @@ pub(crate) enum Fault {
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 7] =
-        [Self::Tmpfs, Self::Ext4, Self::Xfs, Self::Btrfs, Self::Overlay, Self::Ntfs, Self::Fuse];
+    pub(crate) const ALL: [Self; 6] = [Self::Tmpfs, Self::Ext4, Self::Xfs, Self::Btrfs, Self::Overlay, Self::Ntfs];
 
     pub(crate) const fn name(self) -> &'static str {
         match self {
@@ -45,7 +44,6 @@ impl Kind {
             Self::Btrfs => "btrfs",
             Self::Overlay => "overlay",
             Self::Ntfs => "ntfs-3g",
-            Self::Fuse => "fuse",
         }
     }
 }
@@ -75,7 +73,8 @@ impl Fault {
         match self {
             Self::Full => &["no space left"],
             Self::Truncated => &["shorter than it should be"],
-            Self::Eio => &["the device failed"],
+            // Most file systems allow no more writing once the device has failed.
+            Self::Eio => &["the device failed", "read-only"],
             Self::Shutdown => &["the device failed", "is missing", "not mounted"],
             Self::ReadOnly => &["read-only"],
             Self::Slow => &[],
@@ -88,6 +87,8 @@ pub(crate) struct Volume {
     kind: Kind,
     fault: Fault,
     image: PathBuf,
+    /// In place of the image, where the device is to fail.
+    disk: Option<BadDisk>,
     /// What an overlay lies on.
     below: Option<PathBuf>,
     at: PathBuf,
@@ -112,21 +113,24 @@ impl Volume {
         let at = scratch.join("volume");
         let below = (kind == Kind::Overlay).then(|| scratch.join("below"));
         let _ = fs::remove_file(&image);
-        let _ = fs::remove_dir_all(scratch.join("root"));
         for dir in below.iter().chain([&at]) {
             fs::create_dir_all(dir).map_err(super::text)?;
         }
         match (kind, fault) {
-            (Kind::Fuse, Fault::Eio | Fault::Slow) => {}
-            (Kind::Fuse, _) => return Err("the program passes a folder through: see the others".into()),
-            (_, Fault::Eio | Fault::Slow) => return Err("needs a failing block device".into()),
+            (Kind::Tmpfs, Fault::Eio | Fault::Slow) => return Err("has no device that could fail".into()),
+            (_, Fault::Eio | Fault::Slow) => {}
             (Kind::Ext4 | Kind::Xfs | Kind::Overlay, Fault::Shutdown) | (_, Fault::Full | Fault::Truncated) => {}
             (_, Fault::Shutdown) => return Err("has no such call".into()),
             (_, Fault::ReadOnly) => {}
         }
-        let volume = Self { kind, fault, image, below, at };
+        let disk = match fault {
+            Fault::Eio | Fault::Slow => Some(BadDisk::new(&scratch.join("disk"), IMAGE)?),
+            _ => None,
+        };
+        let image = disk.as_ref().map_or(image, |d| d.device().into());
+        let volume = Self { kind, fault, image, disk, below, at };
         volume.format()?;
-        volume.mount()?;
+        volume.mount(false)?;
         Ok(volume)
     }
 
@@ -136,40 +140,34 @@ impl Volume {
 
     fn format(&self) -> Result<()> {
         let image = text(&self.image);
-        if !matches!(self.kind, Kind::Tmpfs | Kind::Fuse) {
-            run("truncate", &["-s", IMAGE, image])?;
+        if self.disk.is_none() && self.kind != Kind::Tmpfs {
+            run("truncate", &["-s", &IMAGE.to_string(), image])?;
         }
         match self.kind {
             Kind::Ext4 | Kind::Overlay => run("mkfs.ext4", &["-q", "-F", image]),
             Kind::Xfs => run("mkfs.xfs", &["-q", "-f", image]),
             Kind::Btrfs => run("mkfs.btrfs", &["-q", "-f", image]),
             Kind::Ntfs => run("mkfs.ntfs", &["-q", "-f", "-F", image]),
-            Kind::Tmpfs | Kind::Fuse => Ok(()),
+            Kind::Tmpfs => Ok(()),
         }
     }
 
-    fn mount(&self) -> Result<()> {
+    fn mount(&self, read_only: bool) -> Result<()> {
         let (image, at) = (text(&self.image), text(&self.at));
+        let (how, read) = if self.disk.is_some() { ("rw", "ro") } else { ("loop", "loop,ro") };
+        let how = if read_only { read } else { how };
         match self.kind {
             Kind::Tmpfs => run("mount", &["-t", "tmpfs", "-o", "size=100m", "tmpfs", at]),
-            Kind::Ext4 | Kind::Xfs | Kind::Btrfs => run("mount", &["-o", "loop", image, at]),
-            Kind::Ntfs => run("mount", &["-t", "ntfs-3g", "-o", "loop", image, at]),
+            Kind::Ext4 | Kind::Xfs | Kind::Btrfs => run("mount", &["-o", how, image, at]),
+            Kind::Ntfs => run("mount", &["-t", "ntfs-3g", "-o", how, image, at]),
             Kind::Overlay => {
                 let below = text(self.below.as_deref().unwrap_or(&self.at));
-                run("mount", &["-o", "loop", image, below])?;
+                run("mount", &["-o", how, image, below])?;
                 for dir in ["lower", "upper", "work"] {
                     fs::create_dir_all(Path::new(below).join(dir)).map_err(super::text)?;
                 }
                 let dirs = format!("lowerdir={below}/lower,upperdir={below}/upper,workdir={below}/work");
                 run("mount", &["-t", "overlay", "-o", &dirs, "overlay", at])
-            }
-            Kind::Fuse => {
-                let program = std::env::var("BAD_DISK").map_err(|_| "BAD_DISK names no program")?;
-                let root = self.image.with_file_name("root");
-                fs::create_dir_all(&root).map_err(super::text)?;
-                let run = Command::new(&program).arg(at).env("ROOT", &root).status();
-                let ready = run.map_err(|e| format!("{program}: {e}"))?.success();
-                if ready { Ok(()) } else { Err(format!("{program} does not mount")) }
             }
         }
     }
@@ -200,8 +198,8 @@ impl Volume {
             Fault::Truncated => {
                 fs::OpenOptions::new().write(true).open(file).and_then(|f| f.set_len(1 << 20)).map_err(super::text)
             }
-            Fault::Eio => self.tell("weio 1"),
-            Fault::Slow => self.tell("wbps 300000"),
+            Fault::Eio => self.tell("weio", 1),
+            Fault::Slow => self.tell("wbps", 300_000),
             Fault::Shutdown => {
                 let at = self.below.as_deref().unwrap_or(&self.at);
                 run("xfs_io", &["-x", "-c", "shutdown", text(at)])
@@ -210,15 +208,15 @@ impl Volume {
                 // A FUSE mount takes no such change: it is made anew.
                 Kind::Ntfs => {
                     self.unmount()?;
-                    run("mount", &["-t", "ntfs-3g", "-o", "loop,ro", text(&self.image), text(&self.at)])
+                    self.mount(true)
                 }
                 _ => run("mount", &["-o", "remount,ro", text(&self.at)]),
             },
         }
     }
 
-    fn tell(&self, line: &str) -> Result<()> {
-        fs::write(self.at.join("ctl"), line).map_err(|e| format!("control file: {e}"))
+    fn tell(&mut self, name: &str, value: u64) -> Result<()> {
+        self.disk.as_mut().map_or(Ok(()), |d| d.tell(name, value))
     }
 
     /// It is repaired.
@@ -227,16 +225,16 @@ impl Volume {
             Fault::Full => fs::remove_file(self.filler()).map_err(super::text),
             // Nobody brings those bytes back but the torrent itself.
             Fault::Truncated => Ok(()),
-            Fault::Eio => self.tell("weio 0"),
-            Fault::Slow => self.tell("wbps 0"),
-            Fault::Shutdown => {
+            Fault::Slow => self.tell("wbps", 0),
+            Fault::Eio | Fault::Shutdown => {
+                self.tell("weio", 0)?;
                 self.unmount()?;
-                self.mount()
+                self.mount(false)
             }
             Fault::ReadOnly => match self.kind {
                 Kind::Ntfs => {
                     self.unmount()?;
-                    self.mount()
+                    self.mount(false)
                 }
                 _ => run("mount", &["-o", "remount,rw", text(&self.at)]),
             },
@@ -246,6 +244,9 @@ impl Volume {
 
 impl Drop for Volume {
     fn drop(&mut self) {
+        for (name, value) in [("weio", 0), ("wbps", 0)] {
+            let _ = self.tell(name, value);
+        }
         for at in [Some(&self.at), self.below.as_ref()].into_iter().flatten() {
             if run("umount", &[text(at)]).is_err() {
                 let _ = run("umount", &["-l", text(at)]);

@@ -50,6 +50,8 @@ pub(crate) fn run(payload: &Payload, dir: &Path) -> Result<String, String> {
         lsd: false,
         up_limit: 0,
         down_limit: 0,
+        bind: true,
+        portmap: false,
         roots: None,
         extra,
     };

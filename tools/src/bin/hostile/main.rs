@@ -156,6 +156,8 @@ fn one(client: Client, nofile: u64, attack: &Attack, payload: &Payload, scratch:
         lsd: false,
         up_limit: 0,
         down_limit: 0,
+        bind: true,
+        portmap: false,
         roots: None,
         extra: vec!["--seed-time=10m".into()],
     };

@@ -61,6 +61,10 @@ pub(crate) struct Job {
     pub(crate) dht: Vec<SocketAddrV4>,
     /// The process whose network it is in; ours if `None`.
     pub(crate) host: Option<u32>,
+    /// Uses its address and no other. btmio can do without.
+    pub(crate) bind: bool,
+    /// Asks the gateway to forward its port. btmio.
+    pub(crate) portmap: bool,
     /// Finds peers on the local network (BEP 14). Transmission, libtorrent, aria2, btmio.
     pub(crate) lsd: bool,
     /// Upload limit in KiB/s, 0 for none. Transmission, aria2.
@@ -190,7 +194,13 @@ fn hook(job: &Job) -> Result<PathBuf, String> {
 
 fn btmio(job: &Job) -> Result<Command, String> {
     let mut c = Command::new(tools::process::program("btmio")?);
-    c.args(["--json", &format!("--port={PORT}"), &format!("--bind={}", job.ip)]).arg("--dir").arg(&job.dir);
+    c.arg("--json").arg(format!("--port={PORT}")).arg("--dir").arg(&job.dir);
+    if job.bind {
+        c.arg(format!("--bind={}", job.ip));
+    }
+    if !job.portmap {
+        c.arg("--no-portmap");
+    }
     c.arg(format!("--log={}", job.home.join("log").display())).arg("-v");
     c.args(job.dht.iter().map(|node| format!("--dht-bootstrap={node}")));
     if job.dht.is_empty() {

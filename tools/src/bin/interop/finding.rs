@@ -1,22 +1,19 @@
 //! Peers found without a tracker: the leech has nothing but a magnet link with nothing in it but the hash.
 
 use crate::clients::{self, Client, PORT, Role};
+use crate::host::{Host, run};
 use crate::scenarios::{TRANSFER, World};
 use std::net::SocketAddrV4;
-use std::process::Command;
 use std::time::Instant;
-use tools::process::{Child, wait_for};
+use tools::process::wait_for;
 use tools::tracker::Options;
 
 /// Transmission takes part in a DHT of nine nodes or more only.
 const NODES: std::ops::Range<u8> = 20..32;
 
 /// Runs `ip` with these arguments.
-pub(crate) fn ip(args: &str) -> Result<(), String> {
-    match Command::new("ip").args(args.split(' ')).status() {
-        Ok(status) if status.success() => Ok(()),
-        other => Err(format!("ip {args}: {other:?}")),
-    }
+fn ip(args: &str) -> Result<(), String> {
+    run(&format!("ip {args}")).map(drop)
 }
 
 impl World {
@@ -58,32 +55,19 @@ impl World {
     /// btmio is on another host, at the other end of a cable, because some clients keep what they say from their own
     /// host, and nothing tells them of each other but multicasts.
     pub(crate) fn lsd(&self, from: Client, to: Client) -> Result<String, String> {
-        let mut idle = Command::new("unshare");
-        idle.args(["--net", "sleep", "300"]);
-        let host = Child::spawn("host", &self.dir, idle).map_err(|e| format!("starting {e}"))?;
-        let net = |of: &str| std::fs::read_link(format!("/proc/{of}/ns/net")).ok();
-        let apart = wait_for(TRANSFER, || (net(&host.id().to_string())? != net("self")?).then_some(()));
-        apart.ok_or("no second network")?;
+        let host = Host::new("host", &self.dir)?;
         ip("link add lan0 type veth peer name lan1")?;
         ip(&format!("link set lan1 netns {}", host.id()))?;
-        let there = |args: &str| {
-            let mut c = Command::new("ip");
-            c.args(args.split(' '));
-            match clients::on_host(host.id(), &c).status() {
-                Ok(status) if status.success() => Ok(()),
-                other => Err(format!("ip {args}, on the other host: {other:?}")),
-            }
-        };
         let mut seed = self.job(2, from, Role::Seed, &self.torrent("alone", &[])?)?;
         let mut leech = self.job(3, to, Role::Leech, &self.link(""))?;
         ip("link set lan0 up")?;
-        there("link set lan1 up")?;
+        host.ip("link set lan1 up")?;
         for job in [&mut seed, &mut leech] {
             job.lsd = true;
             let (length, nodad) = if job.ip.contains(':') { (64, " nodad") } else { (24, "") };
             let address = |device: &str| format!("address add {}/{length} dev {device}{nodad}", job.ip);
             if job.client == Client::Btmio {
-                there(&address("lan1"))?;
+                host.ip(&address("lan1"))?;
                 job.host = Some(host.id());
             } else {
                 ip(&address("lan0"))?;

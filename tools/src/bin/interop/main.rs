@@ -15,6 +15,8 @@
 mod binding;
 mod clients;
 mod finding;
+mod gateway;
+mod host;
 mod http;
 mod https;
 mod large;

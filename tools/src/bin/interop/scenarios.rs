@@ -48,7 +48,7 @@ pub(crate) fn names() -> Vec<String> {
         "opentracker",
         "opentracker-udp",
         // Not "bind": run by name.
-        // Not "https" and "https-nginx": run by name, the latter where nginx is.
+        // Not "https", "https-nginx" and "gateway": the latter need nginx, and miniupnpd with nftables.
         // Not "opentracker-udp6": Debian's opentracker has no IPv6. It is run by name where a build has it.
         "udp",
         "udp6",
@@ -83,6 +83,7 @@ pub(crate) fn run(name: &str, world: &World) -> Result<String, String> {
         "pex-to-libtorrent" => world.pex(Client::Btmio, Client::Btmio, Client::Libtorrent),
         "pex-to-transmission" => world.pex(Client::Btmio, Client::Btmio, Client::Transmission),
         "https" => world.https(),
+        "gateway" => world.gateway(),
         "https-nginx" => world.https_nginx(),
         "scrape" => world.scrape(),
         "bind" => world.bound(),
@@ -174,8 +175,25 @@ impl World {
         std::fs::create_dir_all(&dir).map_err(|e| e.to_string())?;
         let (torrent, ip) = (torrent.to_owned(), format!("{}{n}", self.net));
         let (pex, dht, lsd, host) = (false, Vec::new(), false, None);
-        let (up_limit, down_limit, roots, extra) = (0, 0, None, Vec::new());
-        Ok(Job { client, role, ip, torrent, dir, home, pex, dht, lsd, host, up_limit, down_limit, roots, extra })
+        let (up_limit, down_limit, roots, extra, bind, portmap) = (0, 0, None, Vec::new(), true, false);
+        Ok(Job {
+            client,
+            role,
+            ip,
+            torrent,
+            dir,
+            home,
+            pex,
+            dht,
+            lsd,
+            host,
+            up_limit,
+            down_limit,
+            roots,
+            extra,
+            bind,
+            portmap,
+        })
     }
 
     /// Starts a client and waits until the tracker knows of it, as a seed or as a leech.
