@@ -106,6 +106,7 @@ struct Run<'a> {
     now: Instant,
     /// When the statuses are next looked at, and progress is next shown.
     tick: Instant,
+    heap: super::heap::Heap,
     json_due: Instant,
     plain_due: Instant,
     /// A signal came.
@@ -157,6 +158,7 @@ pub(super) fn get(opts: &Get, common: &Common) -> Result<u8, Failure> {
         start,
         now: start,
         tick: start,
+        heap: super::heap::Heap::default(),
         json_due: start + SECOND,
         plain_due: start + PLAIN,
         interrupted: false,
@@ -478,6 +480,7 @@ impl Run<'_> {
         }
         self.draw();
         self.give_up();
+        self.heap.look(self.now, &self.lp.session().stats(self.now));
         let brisk = matches!(self.show, Show::Block(_)) && self.now < self.start + BRISK_FOR;
         self.tick = self.now + if brisk { BRISK } else { SECOND };
     }

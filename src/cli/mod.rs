@@ -37,6 +37,7 @@ mod args;
 mod check;
 mod confine;
 mod get;
+mod heap;
 mod json;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 mod landlock;

@@ -312,9 +312,8 @@ fn a_gateway_that_has_forgotten_is_asked_again() {
     h.wait();
     // One is renewed, and the gateway's clock has begun anew: so the other is asked for at once.
     assert_eq!(h.pcp(5), 1);
-    h.wait();
-    assert_eq!(h.pcp(6), 1);
-    assert!((h.now - Instant::from_secs(100)).as_secs() < 2200);
+    assert!(h.wait() < Duration::from_secs(5));
+    assert_eq!(h.pcp(8), 1);
     for (before, after, passed, restarted) in
         [(100, 160, 60, false), (100, 99, 0, false), (100, 98, 0, true), (100, 101, 60, true), (100, 300, 60, true)]
     {
@@ -356,6 +355,7 @@ fn upnp_maps_renews_and_takes_back() {
     for protocol in ["TCP", "UDP"] {
         let (id, what) = h.fetch();
         assert_eq!(what, format!("AddPortMapping {protocol} 6881 3600"));
+        h.fetched(id - 1, 404, "that one was over already");
         h.fetched(id, 200, "");
     }
     assert_eq!(h.events(), [mapped(Protocol::Tcp, 6881, "UPnP"), mapped(Protocol::Udp, 6881, "UPnP")]);

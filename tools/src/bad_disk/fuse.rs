@@ -116,8 +116,11 @@ impl Disk {
             1 => Err(NOENT),
             // GETATTR, SETATTR.
             3 | 4 => Ok(Out::default().u64(3600).zeros(8).attr(node, size)),
-            // OPEN, OPENDIR.
-            14 | 27 => Ok(Out::default().u64(0).zeros(8)),
+            // OPEN: nothing of the file is kept in memory, so every read is one of the disk. (A loop device that is
+            // told to be direct itself fails to write to FUSE.)
+            14 => Ok(Out::default().u64(0).u32(1).u32(0)),
+            // OPENDIR.
+            27 => Ok(Out::default().u64(0).zeros(8)),
             // READ: handle, offset, size.
             15 => self.read(u64_at(body, 8), u32_at(body, 16)),
             // WRITE: the same, and 16 bytes more.

@@ -46,8 +46,7 @@ impl BadDisk {
         })
         .unwrap_or(Err("it does not appear".into()))
         .map_err(|e| format!("no bad disk in {}: {e}", at.display()))?;
-        // Without the direct way, what is read once would be in memory twice, and fast from then on.
-        let args = ["--find", "--show", "--direct-io=on"];
+        let args = ["--find", "--show"];
         let out = Command::new("losetup").args(args).arg(file).output().map_err(|e| format!("losetup: {e}"))?;
         if !out.status.success() {
             return Err(format!("losetup: {}", String::from_utf8_lossy(&out.stderr).trim()));

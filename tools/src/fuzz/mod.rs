@@ -9,6 +9,7 @@
 //! A new input goes there under a name that says what it is; `cargo test` finds it.
 
 mod dht;
+mod journal;
 mod portmap;
 mod session;
 mod text;
@@ -23,7 +24,7 @@ use btmio::wire::{self, Decoder, Event, ExtHandshake, Message};
 pub type Target = fn(&[u8]);
 
 /// All targets by name.
-pub const TARGETS: [(&str, Target); 25] = [
+pub const TARGETS: [(&str, Target); 26] = [
     ("arguments", text::arguments),
     ("bencode", bencode),
     ("blocklist", text::blocklist),
@@ -34,6 +35,7 @@ pub const TARGETS: [(&str, Target); 25] = [
     ("extended", extended),
     ("gzip", tracker::gzip),
     ("handshake", handshake),
+    ("journal", journal::journal),
     ("krpc", dht::krpc),
     ("lsd", dht::lsd),
     ("magnet", text::magnet),

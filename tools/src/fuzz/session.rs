@@ -27,7 +27,7 @@ use super::Bytes;
 const OPS: usize = 400;
 
 /// The torrents: eleven blocks in six pieces, and one with pad files.
-fn metas() -> &'static [Metainfo; 2] {
+pub(super) fn metas() -> &'static [Metainfo; 2] {
     static METAS: OnceLock<[Metainfo; 2]> = OnceLock::new();
     METAS.get_or_init(|| {
         let mut w = Writer::new();
@@ -40,12 +40,12 @@ fn metas() -> &'static [Metainfo; 2] {
 }
 
 /// What the driver has been asked for and has not done yet.
-struct World {
-    s: Session,
-    now: Instant,
+pub(super) struct World {
+    pub(super) s: Session,
+    pub(super) now: Instant,
     /// Streams, and whether each is connected.
     conns: Vec<(ConnKey, bool)>,
-    hashes: Vec<(TorrentKey, PieceIndex, bool)>,
+    pub(super) hashes: Vec<(TorrentKey, PieceIndex, bool)>,
     opens: Vec<TorrentKey>,
     lookups: Vec<u64>,
     record: Option<Vec<u8>>,
@@ -55,7 +55,7 @@ struct World {
 }
 
 impl World {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let now = Instant::from_secs(1);
         let dht = DhtConfig { bootstrap: vec![("boot.example".into(), 1)], read_only: false };
         let config = Config { max_peers: 6, max_peers_torrent: 4, half_open: 3, dht: Some(dht), ..Config::default() };
@@ -75,7 +75,7 @@ impl World {
     }
 
     /// Takes note of what the session asks for.
-    fn drain(&mut self) {
+    pub(super) fn drain(&mut self) {
         while let Some(action) = self.s.poll_action() {
             match action {
                 Action::Connect { conn, .. } => {
@@ -113,7 +113,7 @@ impl World {
         self.asked.drain(..self.asked.len().saturating_sub(8));
     }
 
-    fn check(&self) {
+    pub(super) fn check(&self) {
         self.s.invariants();
         let stats = self.s.stats(self.now);
         assert!(stats.peers <= self.s.config().max_peers, "{} peers", stats.peers);
@@ -194,7 +194,7 @@ impl World {
     }
 }
 
-const STAMP: FileStamp = FileStamp { len: 1, mtime: (5, 0), inode: 9, device: 1, mount: 1 };
+pub(super) const STAMP: FileStamp = FileStamp { len: 1, mtime: (5, 0), inode: 9, device: 1, mount: 1 };
 
 fn addr(n: u8) -> SocketAddr {
     match n & 7 {

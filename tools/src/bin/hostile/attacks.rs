@@ -1,6 +1,6 @@
 //! The attacks: what each attacker says, and the loop that lets many of them say it.
 
-use crate::TARGET;
+use crate::{ATTACKER, TARGET};
 use btmio::id::{Block, PieceIndex};
 use btmio::wire::{self, Message};
 use socket2::{Domain, Protocol, Socket, Type};
@@ -22,8 +22,10 @@ pub(crate) struct Attack {
     read: bool,
     /// Closed connections are opened again, at most so many a second altogether.
     again: u32,
-    /// Connections last so long and are then reset.
+    /// Connections last some milliseconds and are then reset.
     brief: bool,
+    /// How long it goes on, in seconds.
+    pub(crate) seconds: u64,
     /// Said once, by attacker number.
     first: fn(usize, u32) -> Vec<u8>,
     /// Said over and over.
@@ -40,6 +42,7 @@ pub(crate) const ATTACKS: [Attack; 9] = [
         read: false,
         again: 200,
         brief: false,
+        seconds: 5,
         first: bomb,
         then: none,
     },
@@ -51,6 +54,7 @@ pub(crate) const ATTACKS: [Attack; 9] = [
         read: true,
         again: 500,
         brief: false,
+        seconds: 5,
         first: wrong,
         then: none,
     },
@@ -62,6 +66,7 @@ pub(crate) const ATTACKS: [Attack; 9] = [
         read: true,
         again: 100,
         brief: false,
+        seconds: 5,
         first: none,
         then: unasked,
     },
@@ -73,6 +78,7 @@ pub(crate) const ATTACKS: [Attack; 9] = [
         read: false,
         again: 30,
         brief: false,
+        seconds: 5,
         first: interested,
         then: requests,
     },
@@ -84,6 +90,7 @@ pub(crate) const ATTACKS: [Attack; 9] = [
         read: true,
         again: 30,
         brief: false,
+        seconds: 5,
         first: interested,
         then: churn,
     },
@@ -95,6 +102,7 @@ pub(crate) const ATTACKS: [Attack; 9] = [
         read: true,
         again: 30,
         brief: false,
+        seconds: 5,
         first: none,
         then: requests,
     },
@@ -106,6 +114,7 @@ pub(crate) const ATTACKS: [Attack; 9] = [
         read: true,
         again: 30,
         brief: false,
+        seconds: 5,
         first: none,
         then: haves,
     },
@@ -117,6 +126,7 @@ pub(crate) const ATTACKS: [Attack; 9] = [
         read: false,
         again: 20_000,
         brief: false,
+        seconds: 5,
         first: one_byte,
         then: none,
     },
@@ -128,10 +138,25 @@ pub(crate) const ATTACKS: [Attack; 9] = [
         read: false,
         again: 10_000,
         brief: true,
+        seconds: 30,
         first: wrong_hash,
         then: none,
     },
 ];
+
+/// T53: more of them than the client has descriptors, for as long as its work takes.
+pub(crate) const CROWD: Attack = Attack {
+    name: "T53",
+    what: "100 files, few descriptors",
+    bots: 300,
+    hello: false,
+    read: false,
+    again: 20,
+    brief: false,
+    seconds: 5,
+    first: one_byte,
+    then: none,
+};
 
 fn message(out: &mut Vec<u8>, m: &Message<'_>) {
     wire::encode(m, out);
@@ -226,6 +251,8 @@ struct Bot {
     out: Vec<u8>,
     at: usize,
     since: Instant,
+    /// What comes next, once the other side has answered the handshake: some want no more than that before.
+    first: Option<Vec<u8>>,
 }
 
 /// Attackers, all at once.
@@ -234,7 +261,8 @@ pub(crate) struct Bots<'a> {
     hash: [u8; 20],
     pieces: u32,
     bots: Vec<Option<Bot>>,
-    made: usize,
+    /// Connections begun so far.
+    pub(crate) made: usize,
 }
 
 impl<'a> Bots<'a> {
@@ -242,11 +270,11 @@ impl<'a> Bots<'a> {
         Self { attack, hash, pieces, bots: (0..attack.bots).map(|_| None).collect(), made: 0 }
     }
 
-    /// Attacks for so long, then leaves.
-    pub(crate) fn run(&mut self, time: Duration) {
+    /// Attacks while it may, then leaves.
+    pub(crate) fn run(&mut self, go_on: impl Fn() -> bool) {
         let begin = Instant::now();
         let mut scratch = vec![0; 64 << 10];
-        while begin.elapsed() < time {
+        while go_on() {
             let mut idle = true;
             // The first of each are not counted against the rate.
             let may = self.attack.bots + (begin.elapsed().as_secs_f64() * f64::from(self.attack.again)) as usize;
@@ -268,7 +296,14 @@ impl<'a> Bots<'a> {
                     }
                 }
                 if bot.at == bot.out.len() {
-                    bot.out = (self.attack.then)(i, self.pieces);
+                    bot.out = match bot.first.take() {
+                        Some(first) if heard(bot) => first,
+                        Some(first) => {
+                            bot.first = Some(first);
+                            continue;
+                        }
+                        None => (self.attack.then)(i, self.pieces),
+                    };
                     bot.at = 0;
                 }
             }
@@ -283,20 +318,26 @@ impl<'a> Bots<'a> {
         self.made += 1;
         let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP)).ok()?;
         socket.set_nonblocking(true).ok()?;
-        socket.bind(&SocketAddr::from(([127, 0, 0, 66], 0)).into()).ok()?;
+        socket.bind(&SocketAddr::new(ATTACKER, 0).into()).ok()?;
         // In progress is no error.
         let _ = socket.connect(&TARGET.into());
-        let mut out = if self.attack.hello { hello(self.hash, self.made).to_vec() } else { Vec::new() };
-        out.extend((self.attack.first)(self.made, self.pieces));
-        Some(Bot { socket, out, at: 0, since: Instant::now() })
+        let first = (self.attack.first)(self.made, self.pieces);
+        let (out, first) =
+            if self.attack.hello { (hello(self.hash, self.made).to_vec(), Some(first)) } else { (first, None) };
+        Some(Bot { socket, out, at: 0, since: Instant::now(), first })
     }
+}
+
+/// Bytes have come that nobody has read.
+fn heard(bot: &Bot) -> bool {
+    bot.socket.peek(&mut [std::mem::MaybeUninit::uninit()]).is_ok_and(|n| n > 0)
 }
 
 /// Moves bytes; whether any moved, or `None` when the connection is gone.
 fn pump(bot: &mut Bot, read: bool, scratch: &mut [u8]) -> Option<bool> {
     let fine = |e: &std::io::Error| matches!(e.raw_os_error(), Some(11 | 107 | 115));
     let mut moved = false;
-    if read {
+    if read && bot.first.is_none() {
         match (&bot.socket).read(scratch) {
             Ok(0) => return None,
             Ok(_) => moved = true,

@@ -1,6 +1,6 @@
 //! An honest peer that wants one block.
 
-use crate::TARGET;
+use crate::{HONEST, TARGET};
 use btmio::id::Block;
 use btmio::wire::{self, Event, Message};
 use socket2::{Domain, Protocol, Socket, Type};
@@ -9,8 +9,11 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-/// How long one connection is given before another is tried.
-const TRY: Duration = Duration::from_secs(5);
+/// How long one connection is given before another is tried: a round of anybody's choker.
+const TRY: Duration = Duration::from_secs(11);
+
+/// Between two tries: some refuse whom they find pushy.
+const PAUSE: Duration = Duration::from_millis(300);
 
 /// Time until a block has come, with as many connections as that takes.
 pub(crate) fn first_block(hash: [u8; 20], patience: Duration) -> Option<Duration> {
@@ -19,7 +22,7 @@ pub(crate) fn first_block(hash: [u8; 20], patience: Duration) -> Option<Duration
         if attempt(hash, (begin + patience).min(Instant::now() + TRY)).is_some() {
             return Some(begin.elapsed());
         }
-        std::thread::sleep(Duration::from_millis(50));
+        std::thread::sleep(PAUSE);
     }
     None
 }
@@ -29,7 +32,7 @@ fn attempt(hash: [u8; 20], until: Instant) -> Option<()> {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let left = || until.checked_duration_since(Instant::now()).filter(|d| !d.is_zero());
     let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP)).ok()?;
-    socket.bind(&SocketAddr::from(([127, 0, 0, 2], 0)).into()).ok()?;
+    socket.bind(&SocketAddr::new(HONEST, 0).into()).ok()?;
     socket.connect_timeout(&TARGET.into(), left()?).ok()?;
     let mut id = *b"-HO0000-000000000000";
     id[16..].copy_from_slice(&COUNT.fetch_add(1, Ordering::Relaxed).to_be_bytes());
@@ -38,13 +41,14 @@ fn attempt(hash: [u8; 20], until: Instant) -> Option<()> {
         info_hash: btmio::id::InfoHash::new(hash),
         peer_id: btmio::id::PeerId::new(id),
     };
-    let mut out = wire::encode_handshake(&ours).to_vec();
-    wire::encode(&Message::HaveNone, &mut out);
-    wire::encode(&Message::Interested, &mut out);
-    (&socket).write_all(&out).ok()?;
+    (&socket).write_all(&wire::encode_handshake(&ours)).ok()?;
     let mut theirs = [0; 68];
     socket.set_read_timeout(left()).ok()?;
     (&socket).read_exact(&mut theirs).ok()?;
+    let mut out = Vec::new();
+    wire::encode(&Message::HaveNone, &mut out);
+    wire::encode(&Message::Interested, &mut out);
+    (&socket).write_all(&out).ok()?;
     let (mut decoder, mut buf) = (wire::Decoder::new(), [0; 32 << 10]);
     loop {
         socket.set_read_timeout(Some(left()?)).ok()?;

@@ -30,6 +30,8 @@ pub(crate) enum Client {
     Libtorrent,
     Rtorrent,
     Qbittorrent,
+    /// For attacks only: it has no completion hook.
+    Rqbit,
 }
 
 /// All but btmio.
@@ -73,6 +75,8 @@ pub(crate) struct Job {
     pub(crate) down_limit: u32,
     /// Certificates to trust. btmio.
     pub(crate) roots: Option<PathBuf>,
+    /// Most descriptors it may have, if that is to be fewer than ours.
+    pub(crate) nofile: Option<u64>,
     /// Further arguments. btmio; libtorrent's have no dashes in front.
     pub(crate) extra: Vec<String>,
 }
@@ -94,11 +98,12 @@ impl Client {
             Client::Libtorrent => "libtorrent",
             Client::Rtorrent => "rtorrent",
             Client::Qbittorrent => "qbittorrent",
+            Client::Rqbit => "rqbit",
         }
     }
 
     pub(crate) fn from_name(name: &str) -> Option<Self> {
-        OTHERS.into_iter().chain([Client::Btmio]).find(|c| c.name() == name)
+        OTHERS.into_iter().chain([Client::Btmio, Client::Rqbit]).find(|c| c.name() == name)
     }
 
     /// Starts the client; it may not be listening yet on return.
@@ -111,7 +116,12 @@ impl Client {
             Client::Libtorrent => libtorrent(job)?,
             Client::Rtorrent => rtorrent(job)?,
             Client::Qbittorrent => qbittorrent(job)?,
+            Client::Rqbit => rqbit(job),
         };
+        if let Some(n) = job.nofile {
+            // The hard limit too: some raise the soft one.
+            command = within("prlimit", &format!("--nofile={n}:{n}"), &command);
+        }
         if let Some(pid) = job.host {
             command = on_host(pid, &command);
         }
@@ -168,8 +178,19 @@ impl Node {
 
 /// The same command in the network of a process.
 pub(crate) fn on_host(pid: u32, command: &Command) -> Command {
-    let mut c = Command::new("nsenter");
-    c.arg(format!("--net=/proc/{pid}/ns/net")).arg("--").arg(command.get_program()).args(command.get_args());
+    within("nsenter", &format!("--net=/proc/{pid}/ns/net"), command)
+}
+
+/// The same command by way of a program that becomes it.
+fn within(program: &str, arg: &str, command: &Command) -> Command {
+    let mut c = Command::new(program);
+    c.arg(arg).arg("--").arg(command.get_program()).args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => c.env(name, value),
+            None => c.env_remove(name),
+        };
+    }
     c
 }
 
@@ -403,4 +424,19 @@ fn qbittorrent(job: &Job) -> Result<Command, String> {
         .arg("--add-paused=false")
         .arg(&job.torrent);
     Ok(c)
+}
+
+/// The program that is rqbit.
+pub(crate) fn rqbit_program() -> String {
+    std::env::var("RQBIT").unwrap_or_else(|_| "rqbit".to_owned())
+}
+
+fn rqbit(job: &Job) -> Command {
+    let mut c = Command::new(rqbit_program());
+    c.args(["-v", "error", "--disable-dht", "--disable-dht-persistence", "--disable-lsd", "--ipv4-only"]);
+    c.args(["--disable-upnp-port-forward", "--listen-ip", &job.ip, "--listen-port", &PORT.to_string()]);
+    c.args(["--http-api-listen-addr", &format!("{}:{RPC}", job.ip), "download", "--overwrite", "-o"]);
+    // It adds no folder for several files when it is given one.
+    c.arg(&job.dir).arg(&job.torrent);
+    c
 }

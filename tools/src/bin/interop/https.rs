@@ -1,7 +1,7 @@
 //! HTTPS trackers: opentracker behind nginx, whose certificates are good, for somebody else, expired, and from an
 //! unknown root.
 
-use crate::clients::{Client, Role};
+use crate::clients::{Client, Job, Role};
 use crate::scenarios::World;
 use crate::trackers::{Over, Tracker};
 use std::fmt::Write as _;
@@ -73,8 +73,9 @@ impl World {
             // Whoever announces first learns of the other, who dials or is dialled.
             let mut leecher = Client::Btmio.start(&leech)?;
             world.arrives(&mut leecher, &leech, &[&seeder])?;
+            [&seed, &leech].into_iter().try_for_each(confined)?;
         }
-        Ok("over IPv4 and IPv6".to_owned())
+        Ok("over IPv4 and IPv6, confined".to_owned())
     }
 
     /// One pair of files for each door.
@@ -94,6 +95,17 @@ impl World {
             }
         }
         Ok(())
+    }
+}
+
+/// It could reach neither the folder with the root nor any other when it asked the tracker, but the file itself; or
+/// the kernel cannot do that, and it said so.
+fn confined(job: &Job) -> Result<(), String> {
+    let log = std::fs::read_to_string(job.home.join("log")).map_err(|e| format!("log: {e}"))?;
+    let told = ["confined to its folders by Landlock", "this kernel has no Landlock"];
+    match told.iter().any(|t| log.contains(t)) && !log.contains("ermission denied") {
+        true => Ok(()),
+        false => Err(format!("wanted a word about Landlock and nothing out of reach, got {log}")),
     }
 }
 

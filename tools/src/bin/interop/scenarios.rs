@@ -53,6 +53,7 @@ pub(crate) fn names() -> Vec<String> {
         "udp",
         "udp6",
         "scrape",
+        "scrape6",
         "mixed",
         "resume",
         "large",
@@ -85,7 +86,8 @@ pub(crate) fn run(name: &str, world: &World) -> Result<String, String> {
         "https" => world.https(),
         "gateway" => world.gateway(),
         "https-nginx" => world.https_nginx(),
-        "scrape" => world.scrape(),
+        "scrape" => world.scrape(Client::Transmission, &world.opentracker(Over::Udp)?),
+        "scrape6" => world.over_v6().scrape(Client::Libtorrent, &world.ours(Over::Udp6)?),
         "bind" => world.bound(),
         "mixed" => world.mixed(),
         "resume" => world.resume(),
@@ -175,7 +177,8 @@ impl World {
         std::fs::create_dir_all(&dir).map_err(|e| e.to_string())?;
         let (torrent, ip) = (torrent.to_owned(), format!("{}{n}", self.net));
         let (pex, dht, lsd, host) = (false, Vec::new(), false, None);
-        let (up_limit, down_limit, roots, extra, bind, portmap) = (0, 0, None, Vec::new(), true, false);
+        let (up_limit, down_limit, roots, nofile) = (0, 0, None, None);
+        let (extra, bind, portmap) = (Vec::new(), true, false);
         Ok(Job {
             client,
             role,
@@ -190,6 +193,7 @@ impl World {
             up_limit,
             down_limit,
             roots,
+            nofile,
             extra,
             bind,
             portmap,
@@ -371,13 +375,12 @@ impl World {
         Ok(format!("{} written, and taken by transmission", file.file_name().to_string_lossy()))
     }
 
-    /// The library asks opentracker for its counts, over HTTP and over UDP, while one seed is there.
-    fn scrape(&self) -> Result<String, String> {
+    /// The library asks a tracker for its counts, over HTTP and over UDP, while one seed is there.
+    fn scrape(&self, seed: Client, tracker: &Tracker) -> Result<String, String> {
         use btmio::net::{Loop, LoopConfig, PortChoice};
         use btmio::session::{Add, Alert, TrackerOutcome};
-        let tracker = self.opentracker(Over::Udp)?;
         let torrent = self.torrent("t", &[&tracker.url, &tracker.http])?;
-        let _seeder = self.start(&self.job(2, Client::Transmission, Role::Seed, &torrent)?, &tracker)?;
+        let _seeder = self.start(&self.job(2, seed, Role::Seed, &torrent)?, tracker)?;
         let data = std::fs::read(&torrent).map_err(|e| e.to_string())?;
         let meta = btmio::metainfo::Metainfo::parse(&data).map_err(|e| e.to_string())?;
         let config = LoopConfig { port: PortChoice::Exact(0), ..LoopConfig::default() };
