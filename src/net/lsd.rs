@@ -35,7 +35,7 @@ pub(super) struct Groups {
 impl Groups {
     /// Listens on what there is; a machine without IPv6, or whose port is taken by one that does not share it, goes
     /// without.
-    pub(super) fn open(bound: &Bound, registry: &Registry, first: usize) -> io::Result<Self> {
+    pub(super) fn open(bound: &Bound, registry: &Registry, first: usize) -> Self {
         let sockets = [false, true].map(|v6| {
             let told = |e: &io::Error| {
                 log::info!("not listening on the local network over IPv{}: {e}", if v6 { 6 } else { 4 });
@@ -43,10 +43,12 @@ impl Groups {
             bound.has(v6).then(|| listen(v6, bound).inspect_err(told).ok()).flatten()
         });
         let mut heard = Datagrams::of(sockets, SIZE);
-        heard.register(registry, first)?;
+        if let Err(e) = heard.register(registry, first) {
+            log::info!("not listening on the local network: {e}");
+        }
         let mut groups = Self { heard, joined: Default::default(), bound: bound.clone() };
         groups.refresh();
-        Ok(groups)
+        groups
     }
 
     /// Joins the groups where that has not been done, and says where they can be spoken to.

@@ -223,7 +223,7 @@ impl Loop {
         listeners.register(poll.registry(), LISTEN_FIRST)?;
         let mut udp = Datagrams::open(listeners.port(), &bound);
         udp.register(poll.registry(), UDP_FIRST)?;
-        let groups = config.session.lsd.then(|| Groups::open(&bound, poll.registry(), LSD_FIRST)).transpose()?;
+        let groups = config.session.lsd.then(|| Groups::open(&bound, poll.registry(), LSD_FIRST));
         let mut session = Session::new(config.session, seed);
         session.set_port(listeners.port());
         let word = u64::from_le_bytes(seed[..8].try_into().expect("eight bytes"));
