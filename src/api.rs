@@ -347,10 +347,18 @@ pub enum TrackerOutcome {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Alert {
-    /// A torrent was added.
+    /// A torrent was added, and what is needed to begin with it again is on the device: from now on no crash makes it
+    /// disappear. It may have begun before.
     Added {
         /// Which.
         torrent: TorrentKey,
+    },
+    /// A torrent was added, but a crash can take it: it could not be stored. It is tried again.
+    NotKept {
+        /// Which.
+        torrent: TorrentKey,
+        /// Why.
+        error: String,
     },
     /// What it is has been learnt from its peers: see `Session::metainfo`.
     Metadata {
@@ -490,11 +498,25 @@ impl Alerts {
     }
 }
 
+/// Whether a torrent is there again after a crash.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Kept {
+    /// It is being stored.
+    Waiting,
+    /// It is, or nobody keeps anything.
+    Yes,
+    /// It could not be stored, so far: why.
+    No(String),
+}
+
 /// Kinds of torrent errors that a caller may want to tell apart.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ErrorKind {
     /// No space left, or over quota.
     NoSpace,
+    /// The system refuses: no permission, something else in the way, a file that is too big. That does not pass by
+    /// itself, though it is tried again.
+    Refused,
     /// A file is shorter than it was, or gone: somebody else changed it.
     FilesChanged,
     /// Any other failure of files.
@@ -588,6 +610,14 @@ pub enum Action {
         /// Its name in the state folder.
         info_hash: InfoHash,
     },
+    /// Keep what `Session::recollection` says in the place of what was kept before, on the device, for
+    /// [`recall`](crate::torrent::recall), and answer with [`Input::Remembered`]: at once where nothing is kept.
+    Remember {
+        /// The torrent.
+        torrent: TorrentKey,
+        /// Its name in the state folder.
+        info_hash: InfoHash,
+    },
     /// Keep the torrent's info dictionary (`Session::metainfo`), so that a restart need not fetch it.
     SaveMetadata {
         /// The torrent.
@@ -600,6 +630,8 @@ pub enum Action {
     Sync {
         /// The torrent.
         torrent: TorrentKey,
+        /// Echoed in the answer.
+        ticket: u32,
         /// Pieces that are verified and not yet durable.
         pieces: Vec<PieceIndex>,
     },
@@ -708,10 +740,19 @@ pub enum Input {
         /// The piece; `None` is every piece that is not verified.
         piece: Option<PieceIndex>,
     },
+    /// What [`Action::Remember`] asked for is done, or could not be.
+    Remembered {
+        /// The torrent.
+        torrent: TorrentKey,
+        /// An error is to be shown.
+        result: Result<(), String>,
+    },
     /// A sync is over. After an error nothing that was not durable before is believed.
     Synced {
         /// The torrent.
         torrent: TorrentKey,
+        /// As in [`Action::Sync`]: success counts only for what was asked for with it.
+        ticket: u32,
         /// How it ended; an error as in [`Input::DiskFailed`].
         result: Result<(), (String, ErrorKind)>,
     },

@@ -17,6 +17,8 @@ pub enum Error {
     V2Only,
     /// The session has this torrent already.
     Duplicate(InfoHash),
+    /// Another process has this torrent, with the same state folder.
+    Busy(InfoHash),
     /// The session has no such torrent.
     NoSuchTorrent,
     /// A list has the wrong number of entries, one a file being wanted.
@@ -52,6 +54,7 @@ impl fmt::Display for Error {
                 "this is a version 2 torrent (BEP 52) without a version 1 part; those are not supported yet",
             ),
             Self::Duplicate(h) => write!(f, "the torrent {h} is there already"),
+            Self::Busy(h) => write!(f, "the torrent {h} is in use by another process that has the same state folder"),
             Self::NoSuchTorrent => f.write_str("there is no such torrent"),
             Self::FileCount { wanted, got } => {
                 write!(f, "the torrent has {wanted} files, but the list has {got} entries")

@@ -25,6 +25,18 @@ impl InfoHash {
     pub const fn as_bytes(&self) -> &[u8; 20] {
         &self.0
     }
+    /// The hash in 40 hexadecimal digits, as it is displayed.
+    pub fn from_hex(text: &str) -> Option<Self> {
+        let digits = text.as_bytes();
+        if digits.len() != 40 || !digits.iter().all(u8::is_ascii_hexdigit) {
+            return None;
+        }
+        let mut hash = [0; 20];
+        for (byte, two) in hash.iter_mut().zip(digits.chunks(2)) {
+            *byte = u8::from_str_radix(std::str::from_utf8(two).ok()?, 16).ok()?;
+        }
+        Some(Self(hash))
+    }
 }
 impl fmt::Display for InfoHash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

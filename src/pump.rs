@@ -79,6 +79,7 @@ fn kind_of(e: &DiskError) -> ErrorKind {
     match e.kind {
         DiskErrorKind::Full => ErrorKind::NoSpace,
         DiskErrorKind::Truncated | DiskErrorKind::Missing => ErrorKind::FilesChanged,
+        DiskErrorKind::Permission | DiskErrorKind::NotAFile | DiskErrorKind::TooBig => ErrorKind::Refused,
         _ => ErrorKind::FileIo,
     }
 }
@@ -90,9 +91,9 @@ pub fn disk_failed(s: &mut Session, now: Instant, torrent: TorrentKey, e: &DiskE
 }
 
 /// The session learns how a sync ended.
-pub fn synced(s: &mut Session, now: Instant, torrent: TorrentKey, result: Result<(), DiskError>) {
+pub fn synced(s: &mut Session, now: Instant, torrent: TorrentKey, ticket: u32, result: Result<(), DiskError>) {
     let result = result.map_err(|e| (e.to_string(), kind_of(&e)));
-    s.handle(now, Input::Synced { torrent, result });
+    s.handle(now, Input::Synced { torrent, ticket, result });
 }
 
 /// Receives on one connection.

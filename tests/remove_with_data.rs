@@ -9,6 +9,11 @@ use btmio::api::{Add, Alert};
 use btmio::error::Error;
 use common::{Node, Sample, Temp, complete, files_below, until};
 
+/// Nothing is kept of any torrent.
+fn is_forgotten(node: &mut Node, temp: &Temp) {
+    until(&mut [node], |_| files_below(&temp.path("state")).iter().all(|name| name == "lock"));
+}
+
 #[test]
 fn remove_with_data() {
     let temp = Temp::new();
@@ -18,13 +23,14 @@ fn remove_with_data() {
     let key = leech.get(&sample, &dir, &[&seed]);
     complete(&mut [&mut leech, &mut seed], key);
     // Its record is written a second after it is complete.
+    let recorded = || files_below(&temp.path("state")).iter().any(|name| name.ends_with(".resume"));
     for _ in 0..10_000 {
-        if !files_below(&temp.path("state")).is_empty() {
+        if recorded() {
             break;
         }
         leech.lp.turn(Some(std::time::Duration::from_millis(5))).expect("a turn");
     }
-    assert!(!files_below(&temp.path("state")).is_empty(), "it is remembered");
+    assert!(recorded(), "it is remembered");
     // Files of others, in the torrent's own folder and beside it.
     let mine = temp.file("leech/t/sub/mine", "x");
     let beside = temp.file("leech/beside", "y");
@@ -32,7 +38,7 @@ fn remove_with_data() {
     leech.turn();
     assert_eq!(files_below(&dir).into_iter().collect::<Vec<_>>(), ["beside", "t/sub/mine"]);
     assert!(mine.exists() && beside.exists());
-    assert!(files_below(&temp.path("state")).is_empty(), "it is forgotten");
+    is_forgotten(&mut leech, &temp);
     assert!(leech.lp.session().status(leech.lp.now(), key).is_none());
     assert!(
         leech
@@ -85,7 +91,8 @@ fn remove_without_data_leaves_it() {
     complete(&mut [&mut leech, &mut seed], key);
     leech.lp.remove(key, false).expect("it is there");
     sample.assert_in(&dir);
-    assert!(files_below(&temp.path("state")).is_empty(), "the record goes all the same");
+    // The record goes all the same.
+    is_forgotten(&mut leech, &temp);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! btmio [OPTION]... TORRENT... [DIR/]
+//! btmio [OPTION]...
 //! btmio show  TORRENT [--json]
 //! btmio check TORRENT [DIR] [--json]
 //! ```
@@ -57,8 +58,10 @@ pub(super) enum Command {
     Version,
     /// Download, then seed.
     Get(Box<Get>),
-    /// Print the torrents' files with their numbers.
+    /// Print the torrents' files with their numbers; without a torrent, the torrents that are remembered.
     List(Vec<Source>),
+    /// Forget torrents.
+    Forget(Vec<Source>),
     /// Print what is in a torrent.
     Show(PathBuf),
     /// Compare what is on disk with a torrent.
@@ -75,6 +78,7 @@ pub(super) enum Command {
 /// Settings of a download.
 #[derive(Debug)]
 pub(super) struct Get {
+    /// None: those that are remembered.
     pub(super) torrents: Vec<Source>,
     pub(super) dir: PathBuf,
     pub(super) select: Option<Selection>,
@@ -82,6 +86,8 @@ pub(super) struct Get {
     pub(super) metadata_only: bool,
     pub(super) sequential: bool,
     pub(super) exit_when_done: bool,
+    /// When seeding ends was said, and is not the usual.
+    pub(super) goals: bool,
     /// `None`: no such goal.
     pub(super) seed_ratio: Option<f64>,
     /// `None`: no such goal.
@@ -229,6 +235,10 @@ const MEMORY: &str = "\
 keep buffers, windows and queues within SIZE: 4M, 512K
 (default: an eighth of what there is, at most 32M)";
 
+const LIST: &str = "\
+list the torrent's files with their numbers, or
+without a torrent those not done with, and exit";
+
 const PORT: &str = "\
 listen on this port, the first free one of a range,
 or 0 for any (default 6881-6999)";
@@ -236,7 +246,8 @@ or 0 for any (default 6881-6999)";
 #[rustfmt::skip]
 const TABLE: &[Row] = &[
     row("d", "dir", "DIR", GET | CHECK, "the folder to download to (default: the current one)"),
-    row("l", "list", "", GET, "list the torrent's files with their numbers, and exit"),
+    row("l", "list", "", GET, LIST),
+    row("", "forget", "", GET, "forget these torrents, though not their data, and exit"),
     row("s", "select", "LIST", GET, "only these files, counted from 1 as --list does:\n1-3,7,9-"),
     row("", "metadata-only", "", GET, "write the .torrent of a magnet link, and exit"),
     row("", "sequential", "", GET, "download in order instead of rarest first"),
@@ -278,6 +289,7 @@ const TABLE: &[Row] = &[
 
 const HEAD: &str = "\
 Usage: btmio [OPTION]... TORRENT... [DIR/]    download, then seed
+       btmio [OPTION]...                      go on with those not done with
        btmio show TORRENT                     show what is in a torrent
        btmio check TORRENT [DIR]              check what is on disk
 
@@ -291,11 +303,13 @@ Examples:
   btmio -e debian.torrent out/               download to out/ and leave
   btmio 'magnet:?xt=urn:btih:...' out/       the same by magnet link
   btmio --seed-time=inf -U 500K a.torrent    seed until interrupted
+  btmio                                      go on with all that was interrupted
   btmio -s 1-3,7 --json a.torrent . | jq .   some files, with events as JSON
 
 Exit codes: 0 done, 1 error, 2 usage, 4 bad data, 5 timed out, 6 network,
-7 interrupted (run it again to resume), 9 no space, 17 file error,
-25 not bencoded, 26 not a usable torrent, 27 not a magnet link.
+7 interrupted (run it again to resume), 9 no space, 12 another process has
+the torrent, 17 file error, 25 not bencoded, 26 not a usable torrent, 27 not
+a magnet link.
 ";
 
 /// The text of `--help`, in 80 columns.
@@ -381,6 +395,13 @@ fn get(given: &Given, operands: Vec<OsString>, probe: &dyn Fn(&Path) -> Probe) -
     if given.flag("list") {
         return Ok(Command::List(torrents));
     }
+    let for_some = ["forget", "select", "metadata-only"].into_iter().find(|o| given.matches.opt_present(o));
+    if let Some(option) = for_some.filter(|_| torrents.is_empty()) {
+        return Err(UsageError::new(format!("--{option}"), "a TORRENT"));
+    }
+    if given.flag("forget") {
+        return Ok(Command::Forget(torrents));
+    }
     let select = given.value("select", selection)?;
     if select.is_some() && torrents.len() > 1 {
         let wanted = "one torrent, because each numbers its files anew";
@@ -406,6 +427,7 @@ fn get(given: &Given, operands: Vec<OsString>, probe: &dyn Fn(&Path) -> Probe) -
         metadata_only,
         sequential: given.flag("sequential"),
         exit_when_done: given.flag("exit-when-done"),
+        goals: ratio.is_some() || time.is_some(),
         seed_ratio,
         seed_time,
         timeout: given
@@ -450,11 +472,13 @@ fn operands_of_get(
         (None, _) => None,
     };
     if operands.is_empty() {
-        let error = UsageError::new("operands", "a TORRENT");
-        return Err(match dir {
-            Some(dir) => error.got(format!("only the folder {}", dir.to_string_lossy())),
-            None => error,
-        });
+        return match dir {
+            Some(dir) => {
+                let got = format!("only the folder {}", dir.to_string_lossy());
+                Err(UsageError::new("operands", "a TORRENT").got(got))
+            }
+            None => Ok((Vec::new(), ".".into())),
+        };
     }
     if let Some(folder) = operands.iter().find(|o| is_folder(o)) {
         let wanted = "torrents, and at most one folder behind them";

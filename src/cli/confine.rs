@@ -28,12 +28,10 @@ use super::escape;
 
 /// What a download needs to reach.
 pub(super) struct Needs<'a> {
-    /// The download folder.
-    pub(super) dir: &'a Path,
+    /// The download folders. The flag: every torrent in it is known from an earlier run.
+    pub(super) dirs: &'a [(PathBuf, bool)],
     /// The state folder.
     pub(super) state: Option<&'a Path>,
-    /// Every torrent is known from an earlier run.
-    pub(super) known: bool,
 }
 
 /// What name lookup, TLS and the start of the state folder read besides `resolv.conf`.
@@ -89,7 +87,7 @@ pub(super) fn confine(sandbox: bool, needs: &Needs<'_>) {
 #[cfg(any(target_os = "linux", target_os = "android"))]
 fn places(needs: &Needs<'_>, root: bool) -> Vec<(PathBuf, u64)> {
     use super::landlock::{READ, STORE};
-    let mut places = vec![(storage(needs), STORE)];
+    let mut places: Vec<_> = needs.dirs.iter().map(|(dir, known)| (storage(dir, *known), STORE)).collect();
     places.extend(needs.state.map(|dir| (dir.to_owned(), STORE)));
     places.extend(SYSTEM.iter().map(|p| (PathBuf::from(p), READ)));
     places.extend(std::env::var_os(TLS_ROOTS).map(|p| (p.into(), READ)));
@@ -107,15 +105,15 @@ fn readable(file: &Path, root: bool) -> PathBuf {
 }
 
 /// The folder whose files are written.
-fn storage(needs: &Needs<'_>) -> PathBuf {
-    if !needs.known && !needs.dir.exists() {
+fn storage(wanted: &Path, known: bool) -> PathBuf {
+    if !known && !wanted.exists() {
         // When it fails, so it will when it is next tried, and is told then.
-        let _ = std::fs::create_dir_all(needs.dir);
+        let _ = std::fs::create_dir_all(wanted);
     }
-    let found = needs.dir.ancestors().find(|p| p.exists()).filter(|p| !p.as_os_str().is_empty());
-    let dir = std::fs::canonicalize(found.unwrap_or(Path::new("."))).unwrap_or_else(|_| needs.dir.to_owned());
-    if found != Some(needs.dir) {
-        log::warn!("{} is not there: the sandbox leaves all of {} open", shown(needs.dir), shown(&dir));
+    let found = wanted.ancestors().find(|p| p.exists()).filter(|p| !p.as_os_str().is_empty());
+    let dir = std::fs::canonicalize(found.unwrap_or(Path::new("."))).unwrap_or_else(|_| wanted.to_owned());
+    if found != Some(wanted) {
+        log::warn!("{} is not there: the sandbox leaves all of {} open", shown(wanted), shown(&dir));
     }
     let mounts = std::fs::read("/proc/self/mountinfo").unwrap_or_default();
     let home = std::env::var_os("HOME").map(PathBuf::from);

@@ -16,23 +16,25 @@
 //! The end is the same for all of them: `shutdown` saves and tells the trackers, and the loop turns on
 //! until that is done, for [`GOODBYE`] at most. A second signal does not wait.
 //!
-//! A torrent that failed does not hold up the others. The session tries again by itself, and if that
-//! works while others are still running, the failure is forgotten.
+//! A torrent that failed does not hold up the others. The session tries again by itself, and when that works the
+//! failure is forgotten. It is waited for, also when nothing else is left to do, if it is one that may pass: a full
+//! disk, a volume that is away. `--timeout` ends that, and the exit code is the failure's.
 
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::path::{Path, PathBuf};
 
 use super::args::{Common, Get, HostPort};
 use super::confine::{self, Needs};
 use super::json::{self, Line};
 use super::load::{self, Loaded};
 use super::signals::{self, Source, Wish};
-use super::{Failure, escape, exit, metadata, progress, state_dir, term};
+use super::{Failure, escape, exit, metadata, progress, remember, state_dir, term};
 use crate::config::{Config, DhtConfig};
 use crate::error::Error;
 use crate::id::{InfoHash, TorrentKey};
 use crate::metainfo::Metainfo;
 use crate::net::{Loop, LoopConfig};
-use crate::session::{Add, Alert, ErrorKind, Priority, State, Status, TrackerOutcome};
+use crate::session::{Add, Alert, ErrorKind, Kept, Priority, State, Status, TrackerOutcome};
 use crate::storage::StorageConfig;
 use crate::time::{Duration, Instant};
 
@@ -74,6 +76,11 @@ struct Job {
     took: Option<Duration>,
     /// When it last got on, and what the sum of its counters was then.
     progress: (Instant, u64),
+    /// It failed, and is waited for: what it failed on may pass.
+    waits: bool,
+    dir: PathBuf,
+    /// It came by magnet link, and its metadata is here from an earlier run: to be told of.
+    metadata_due: bool,
 }
 
 impl Job {
@@ -111,6 +118,8 @@ struct Run<'a> {
     plain_due: Instant,
     /// A signal came.
     interrupted: bool,
+    /// The user knows that a disk error may pass.
+    told_to_wait: bool,
     /// Standard output cannot be written any more.
     deaf: Option<Failure>,
     /// The code of the last failure.
@@ -127,13 +136,8 @@ pub(super) fn get(opts: &Get, common: &Common) -> Result<u8, Failure> {
     let blocked = load::blocklists(&opts.blocklists)?;
     let config = config(opts);
     let ignored = signals::ignored();
-    let hashes = loaded.iter().map(|loaded| match loaded {
-        Loaded::Torrent(meta) => meta.info_hash,
-        Loaded::Magnet(magnet) => magnet.info_hash,
-    });
-    let known = |h: InfoHash| confine::is_known(config.state_dir.as_deref(), &h.to_string());
-    let known = hashes.flatten().all(known);
-    confine::confine(opts.sandbox, &Needs { dir: &opts.dir, state: config.state_dir.as_deref(), known });
+    let dirs = folders(&loaded, opts, config.state_dir.as_deref());
+    confine::confine(opts.sandbox, &Needs { dirs: &dirs, state: config.state_dir.as_deref() });
     let mut lp = Loop::new(config).map_err(|e| Failure::new(code_of(&e), escape(&e.to_string())))?;
     let signals = Source::new(&mut lp, ignored)
         .map_err(|e| Failure::new(exit::ERROR, format!("cannot watch for signals: {e}")))?;
@@ -162,6 +166,7 @@ pub(super) fn get(opts: &Get, common: &Common) -> Result<u8, Failure> {
         json_due: start + SECOND,
         plain_due: start + PLAIN,
         interrupted: false,
+        told_to_wait: false,
         deaf: None,
         code: exit::DONE,
     };
@@ -171,6 +176,7 @@ pub(super) fn get(opts: &Get, common: &Common) -> Result<u8, Failure> {
             run.fail(None, &failure);
         }
     }
+    run.accept();
     run.drive();
     run.end();
     run.summarise();
@@ -179,6 +185,9 @@ pub(super) fn get(opts: &Get, common: &Common) -> Result<u8, Failure> {
 
 /// Reads all torrents. With several, one that cannot be read costs its exit code, not the others.
 fn load_all(opts: &Get, common: &Common) -> Result<(Vec<Loaded>, u8), Failure> {
+    if opts.torrents.is_empty() {
+        return Ok((remember::load(opts)?, exit::DONE));
+    }
     let (mut all, mut code) = (Vec::new(), exit::DONE);
     for source in &opts.torrents {
         match load::load_any(source) {
@@ -197,6 +206,24 @@ fn load_all(opts: &Get, common: &Common) -> Result<(Vec<Loaded>, u8), Failure> {
         }
     }
     if all.is_empty() { Err(Failure::new(code, "none of the torrents can be used")) } else { Ok((all, code)) }
+}
+
+/// The download folders, each with whether all of its torrents are known from an earlier run.
+fn folders(loaded: &[Loaded], opts: &Get, state: Option<&Path>) -> Vec<(PathBuf, bool)> {
+    let mut all: Vec<(PathBuf, bool)> = Vec::new();
+    let is_known = |h: Option<InfoHash>| h.is_some_and(|h| confine::is_known(state, &h.to_string()));
+    for one in loaded {
+        let (dir, known) = match one {
+            Loaded::Torrent(meta) => (&opts.dir, is_known(meta.info_hash)),
+            Loaded::Magnet(magnet) => (&opts.dir, is_known(magnet.info_hash)),
+            Loaded::Remembered(add) => (&add.dir, true),
+        };
+        match all.iter_mut().find(|(d, _)| d == dir) {
+            Some(there) => there.1 &= known,
+            None => all.push((dir.clone(), known)),
+        }
+    }
+    all
 }
 
 /// Addresses of `--peer`. Names are looked up here, before the loop runs, where waiting does no harm; but only
@@ -248,8 +275,9 @@ fn goes_on(code: u8) -> bool {
     matches!(code, exit::FILE_IO | exit::NO_SPACE)
 }
 
-fn code_of(e: &Error) -> u8 {
+pub(super) fn code_of(e: &Error) -> u8 {
     match e {
+        Error::Busy(_) => exit::RUNNING,
         Error::Listen { .. } => exit::NETWORK,
         Error::File { .. } => exit::FILE_IO,
         Error::Metainfo(_) | Error::V2Only => exit::BAD_TORRENT,
@@ -285,7 +313,7 @@ fn amount(size: Option<u64>, files: Option<usize>) -> String {
 
 impl Run<'_> {
     fn add(&mut self, loaded: Loaded, peers: &[SocketAddr]) -> Result<(), Failure> {
-        let is_magnet = matches!(loaded, Loaded::Magnet(_));
+        let (is_magnet, again) = (matches!(loaded, Loaded::Magnet(_)), matches!(loaded, Loaded::Remembered(_)));
         let mut add = match loaded {
             Loaded::Torrent(meta) => {
                 let priorities = priorities(self.opts, &meta)?;
@@ -301,40 +329,22 @@ impl Run<'_> {
                 }
                 Add { metadata_only: self.opts.metadata_only, ..add }
             }
+            Loaded::Remembered(add) => *add,
         };
         add.peers.extend(peers);
         let name = add.meta.name.clone();
         let info_hash = add.meta.info_hash.expect("torrents without a version 1 hash are refused when read");
-        let key = self
-            .lp
-            .add(Add {
-                sequential: self.opts.sequential,
-                trackers: self.opts.trackers.clone(),
-                no_trackers: self.opts.no_tracker,
-                verify: self.opts.verify,
-                seed_ratio: self.opts.seed_ratio,
-                seed_time: self.opts.seed_time,
-                ..add
-            })
-            .map_err(|e| Failure::new(code_of(&e), format!("{name}: {e}")))?;
+        add.trackers.clone_from(&self.opts.trackers);
+        (add.no_trackers, add.verify) = (self.opts.no_tracker, self.opts.verify);
+        if !again {
+            add.sequential = self.opts.sequential;
+            (add.seed_ratio, add.seed_time) = (self.opts.seed_ratio, self.opts.seed_time);
+        }
+        let dir = add.dir.clone();
+        let key = self.lp.add(add).map_err(|e| Failure::new(code_of(&e), format!("{name}: {e}")))?;
         // The metadata of a magnet link may be there from an earlier run.
         let meta = self.lp.session().metainfo(key).expect("it was just added");
         let (name, known) = (meta.name.clone(), meta.is_known());
-        let (size, files) = (known.then(|| meta.size()), known.then(|| file_count(meta)));
-        if self.json {
-            let line = self.line("added", Some(info_hash)).with("name", name.as_str()).with("size", size);
-            let line = line.with("files", files).with("port", self.lp.port());
-            self.send(line.with("dir", self.opts.dir.to_string_lossy()));
-        }
-        if self.show == Show::Lines {
-            term::print(&format!(
-                "{}: {}, to {}, listening on port {}",
-                escape(&name),
-                amount(size, files),
-                escape(&self.opts.dir.to_string_lossy()),
-                self.lp.port()
-            ));
-        }
         let before = self.lp.session().status(self.now, key).map_or((0, 0), |s| (s.downloaded, s.uploaded));
         self.jobs.push(Job {
             key,
@@ -345,11 +355,45 @@ impl Run<'_> {
             before,
             took: None,
             progress: (self.now, 0),
+            waits: false,
+            dir,
+            metadata_due: is_magnet && known,
         });
-        if is_magnet && known {
+        Ok(())
+    }
+
+    /// Says of each torrent that it is added, once it is stored: then no crash makes it disappear.
+    fn accept(&mut self) {
+        let waiting = |run: &Self| run.jobs.iter().any(|job| run.lp.session().kept(job.key) == Some(&Kept::Waiting));
+        while waiting(self) && !self.interrupted {
+            if !self.step(SECOND) {
+                return;
+            }
+        }
+        for i in 0..self.jobs.len() {
+            self.announce(i);
+        }
+    }
+
+    fn announce(&mut self, i: usize) {
+        let (key, hash) = (self.jobs[i].key, self.jobs[i].info_hash);
+        let Some(meta) = self.lp.session().metainfo(key) else { return };
+        let (name, known) = (meta.name.clone(), meta.is_known());
+        let (size, files) = (known.then(|| meta.size()), known.then(|| file_count(meta)));
+        let dir = self.jobs[i].dir.to_string_lossy().into_owned();
+        let kept = self.lp.session().kept(key).is_none_or(|k| *k == Kept::Yes);
+        if self.json {
+            let line = self.line("added", Some(hash)).with("name", name.as_str()).with("size", size);
+            let line = line.with("files", files).with("port", self.lp.port());
+            self.send(line.with("dir", dir.as_str()).with("kept", kept));
+        }
+        if self.show == Show::Lines {
+            let (name, what, port) = (escape(&name), amount(size, files), self.lp.port());
+            term::print(&format!("{name}: {what}, to {}, listening on port {port}", escape(&dir)));
+        }
+        if self.jobs[i].metadata_due {
             self.on_metadata(key);
         }
-        Ok(())
     }
 
     /// It is known now what a magnet link is.
@@ -394,8 +438,8 @@ impl Run<'_> {
         }
     }
 
-    /// One turn: events, signals, alerts. `false` when the loop itself is broken.
-    fn turn(&mut self, timeout: Duration) -> bool {
+    /// One turn: events, signals. `false` when the loop itself is broken.
+    fn step(&mut self, timeout: Duration) -> bool {
         if let Err(e) = self.lp.turn(Some(timeout)) {
             self.fail(None, &Failure::new(exit::ERROR, format!("the poll loop failed: {e}")));
             return false;
@@ -405,6 +449,14 @@ impl Run<'_> {
             if token == self.signals.token() {
                 self.obey();
             }
+        }
+        true
+    }
+
+    /// One turn, and the alerts. `false` when the loop itself is broken.
+    fn turn(&mut self, timeout: Duration) -> bool {
+        if !self.step(timeout) {
+            return false;
         }
         // What an alert told may be the end, and nobody should wait a tick for that.
         let mut changed = Vec::new();
@@ -459,7 +511,8 @@ impl Run<'_> {
         let has_ended = |job: &Job| match job.phase {
             Phase::Running => false,
             Phase::Complete => self.opts.exit_when_done,
-            Phase::Over | Phase::Failed(_) => true,
+            Phase::Over => true,
+            Phase::Failed(_) => !job.waits,
         };
         self.interrupted || self.deaf.is_some() || self.jobs.iter().all(has_ended)
     }
@@ -527,6 +580,13 @@ impl Run<'_> {
         let received = if self.jobs.len() == 1 { self.lp.session().stats(self.now).received } else { 0 };
         for i in 0..self.jobs.len() {
             let job = &mut self.jobs[i];
+            if job.waits && self.now - job.progress.0 >= timeout {
+                // Its error has been told, and has the code.
+                job.waits = false;
+                let key = job.key;
+                let _ = self.lp.pause(key);
+                continue;
+            }
             let Some(status) = job.status.as_ref().filter(|_| job.phase == Phase::Running) else { continue };
             let looked_at = match status.state {
                 State::Checking { done, .. } | State::FetchingMetadata { done, .. } => done.into(),
@@ -582,19 +642,29 @@ impl Run<'_> {
             Alert::Error { torrent, error, kind } => {
                 let code = match kind {
                     ErrorKind::NoSpace => exit::NO_SPACE,
-                    ErrorKind::FileIo | ErrorKind::FilesChanged => exit::FILE_IO,
+                    ErrorKind::FileIo | ErrorKind::FilesChanged | ErrorKind::Refused => exit::FILE_IO,
                     ErrorKind::Metadata => exit::BAD_TORRENT,
                 };
                 if let Some(job) = self.jobs.iter_mut().find(|job| job.key == torrent) {
                     job.phase = Phase::Failed(code);
-                    let hash = job.info_hash;
+                    job.waits = !matches!(kind, ErrorKind::Refused | ErrorKind::Metadata);
+                    job.progress.0 = self.now;
+                    let (hash, waits) = (job.info_hash, job.waits);
                     self.fail(Some(hash), &Failure::new(code, error));
+                    if waits && !self.quiet && !std::mem::replace(&mut self.told_to_wait, true) {
+                        term::print("It goes on by itself when that is over; interrupt to leave.");
+                    }
                 }
+            }
+            Alert::NotKept { torrent, error } => {
+                let text = format!("it would not be there again after a crash: {error}");
+                log::warn!("{}: {text}", escape(self.name(torrent)));
+                self.event(torrent, "warning", |l| l.with("warning", text));
             }
             Alert::Resumed { torrent } => {
                 if let Some(job) = self.jobs.iter_mut().find(|job| job.key == torrent) {
                     if matches!(job.phase, Phase::Failed(code) if goes_on(code)) {
-                        job.phase = Phase::Running;
+                        (job.phase, job.waits) = (Phase::Running, false);
                     }
                 }
             }
@@ -733,6 +803,7 @@ impl Run<'_> {
     fn end(&mut self) {
         for i in 0..self.jobs.len() {
             self.refresh(i);
+            self.dismiss(i);
         }
         let (begin, deadline) = (self.now, self.now + GOODBYE);
         let stopped_by_signal = std::mem::take(&mut self.interrupted);
@@ -754,6 +825,19 @@ impl Run<'_> {
             self.json_stats();
         }
         term::clear();
+    }
+
+    /// A torrent that the command is done with, or that is of no use, is not to come back.
+    fn dismiss(&mut self, i: usize) {
+        let over = match self.jobs[i].phase {
+            Phase::Over => true,
+            Phase::Complete => self.opts.exit_when_done,
+            Phase::Failed(code) => matches!(code, exit::USAGE | exit::BAD_TORRENT),
+            Phase::Running => false,
+        };
+        if over {
+            self.lp.dismiss(self.jobs[i].key);
+        }
     }
 
     fn summarise(&self) {

@@ -10,11 +10,14 @@ use crate::blocklist::Blocklist;
 use crate::config::limits;
 use crate::metainfo::magnet::Magnet;
 use crate::metainfo::{Metainfo, MetainfoError};
+use crate::session::Add;
 
 /// What can be downloaded.
 pub(super) enum Loaded {
     Torrent(Metainfo),
     Magnet(Magnet),
+    /// From an earlier run.
+    Remembered(Box<Add>),
 }
 
 /// Reads a torrent, or a magnet link.

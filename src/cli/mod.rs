@@ -14,6 +14,7 @@
 //! args      arguments -> Opts, pure
 //! load      TORRENT -> Metainfo or Magnet, with the exit code of each way to fail
 //! metadata  magnet links: names of peers, and the .torrent that is made of one
+//! remember  torrents that are remembered: taken up again, listed, forgotten
 //! get       the download: driver loop, alerts, exit
 //!   confine   privileges that are given up; landlock: file access, the system calls
 //!   signals   INT TERM HUP USR1 WINCH TSTP CONT -> the loop
@@ -46,6 +47,7 @@ mod logging;
 mod memory;
 mod metadata;
 mod progress;
+mod remember;
 mod show;
 mod signals;
 mod term;
@@ -70,6 +72,8 @@ pub mod exit {
     pub const INTERRUPTED: u8 = 7;
     /// No space left.
     pub const NO_SPACE: u8 = 9;
+    /// Another process has the torrent already.
+    pub const RUNNING: u8 = 12;
     /// A file cannot be read or written.
     pub const FILE_IO: u8 = 17;
     /// Not bencoded.
@@ -151,6 +155,8 @@ fn command(opts: args::Opts) -> Result<u8, Failure> {
             results(text).map(|()| exit::DONE)
         }
         args::Command::Get(get) => get::get(&get, &opts.common),
+        args::Command::List(torrents) if torrents.is_empty() => remember::list(opts.common.json).map(|()| exit::DONE),
+        args::Command::Forget(torrents) => remember::forget(&torrents).map(|()| exit::DONE),
         args::Command::List(torrents) => list(&torrents, opts.common.json).map(|()| exit::DONE),
         args::Command::Show(file) => run_show(&file, opts.common.json).map(|()| exit::DONE),
         args::Command::Check { file, dir, storage } => {

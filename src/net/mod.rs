@@ -30,7 +30,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd, RawFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use mio::event::{Event, Source};
@@ -39,11 +39,11 @@ use mio::{Events, Interest, Poll, Token, Waker};
 use crate::api::{Action, Add, Alert, CloseReason, FileStamp, Input};
 use crate::config::{Config, limits};
 use crate::error::Error;
-use crate::id::{ConnKey, FileIndex, TorrentKey};
+use crate::id::{ConnKey, FileIndex, InfoHash, TorrentKey};
 use crate::pump::{self, Buffers, Outcome};
 use crate::session::Session;
-use crate::state::Keeper;
-use crate::storage::helper::Helper;
+use crate::state::{Answer, Keeper};
+use crate::storage::helper::{Hand, Helper};
 use crate::storage::{Disk, Done, OpenSpec, Storage, StorageConfig};
 use crate::time::{Duration, Instant, earlier};
 use bound::Bound;
@@ -317,6 +317,11 @@ impl Loop {
     pub fn add(&mut self, mut add: Add) -> Result<TorrentKey, Error> {
         let here = add.meta.info_hash.is_some_and(|h| self.session.find(&h).is_some());
         if let (Some(state), Some(hash), false) = (&mut self.state, add.meta.info_hash, here) {
+            if !state.folder().lock(&hash) {
+                return Err(Error::Busy(hash));
+            }
+            // Wherever the next start is made from.
+            add.dir = std::path::absolute(&add.dir).unwrap_or(add.dir);
             if let Some(info) = state.load_metadata(&hash).filter(|_| !add.meta.is_known()) {
                 if let Err(e) = add.meta.learn(&info) {
                     log::warn!("what was kept of {hash} is of no use: {e}");
@@ -328,6 +333,15 @@ impl Loop {
             }
         }
         self.command(|s, now| s.add(now, add))
+    }
+
+    /// A torrent is not among those that [`remembered`] finds any more. All else that is kept of it stays, so that it
+    /// is not checked anew when it is added again.
+    pub fn dismiss(&mut self, key: TorrentKey) {
+        let hash = self.session.torrent_hash(key);
+        if let (Some(state), Some(hash)) = (&mut self.state, hash) {
+            state.dismiss(&hash);
+        }
     }
 
     /// Stops a torrent until it is resumed.
@@ -348,7 +362,9 @@ impl Loop {
     /// Saves everything, tells the trackers, closes the peers. Keep turning until [`Loop::stopped`].
     pub fn shutdown(&mut self) {
         if let (Some(state), Some(bytes)) = (&mut self.state, self.session.save_dht()) {
-            state.store_dht(bytes);
+            if state.folder().has_dht {
+                state.store_dht(bytes);
+            }
         }
         self.command(Session::shutdown);
         self.patience = self.patience.or(Some(self.now + DISK_PATIENCE));
@@ -711,14 +727,14 @@ impl Loop {
                 }
             }
             Action::Prefetch { torrent, block } => self.disk.prefetch(torrent, block),
-            Action::Sync { torrent, pieces } => {
+            Action::Sync { torrent, ticket, pieces } => {
                 for piece in &pieces {
                     self.disk.cover(torrent, *piece);
                 }
                 if let Some(state) = &mut self.state {
-                    state.sync_asked(torrent, pieces);
+                    state.sync_asked(torrent, ticket, pieces);
                 }
-                self.disk.sync(torrent);
+                self.disk.sync(torrent, ticket);
                 self.disk_more = true;
             }
             Action::Note { torrent, info_hash, note } => {
@@ -727,6 +743,10 @@ impl Loop {
                 }
             }
             Action::Save { torrent, info_hash } => self.save(torrent, &info_hash),
+            Action::Remember { torrent, info_hash } => match (&mut self.state, self.session.recollection(torrent)) {
+                (Some(state), Some(bytes)) => state.remember(torrent, &info_hash, bytes),
+                _ => self.session.handle(self.now, Input::Remembered { torrent, result: Ok(()) }),
+            },
             Action::SaveMetadata { torrent, info_hash } => {
                 if let (Some(state), Some(meta)) = (&mut self.state, self.session.metainfo(torrent)) {
                     state.store_metadata(&info_hash, meta.info.clone());
@@ -734,15 +754,17 @@ impl Loop {
             }
             Action::CloseFiles { torrent } => self.close_files(torrent),
             Action::Remove { torrent, info_hash, layout, dir, with_data } => {
+                // First, so that it does not come back without its data.
+                if let Some(state) = &mut self.state {
+                    state.forget(torrent, &info_hash);
+                    state.folder().unlock(&info_hash);
+                }
                 if with_data {
                     self.delete_files(torrent, layout, dir);
                 }
                 // Nobody wants its record any more.
                 self.late.take(torrent);
                 self.close_files(torrent);
-                if let Some(state) = &mut self.state {
-                    state.forget(torrent, &info_hash);
-                }
             }
         }
     }
@@ -852,8 +874,15 @@ impl Loop {
     fn state_done(&mut self) {
         let Some(state) = &mut self.state else { return };
         self.disk_more |= state.folder().work();
-        while let Some(torrent) = self.state.as_mut().and_then(|s| s.turn(&self.session, &mut self.disk)) {
-            pump::synced(&mut self.session, self.now, torrent, Ok(()));
+        while let Some(answer) = self.state.as_mut().and_then(|s| s.turn(&self.session, &mut self.disk)) {
+            match answer {
+                Answer::Synced(torrent, ticket) => {
+                    pump::synced(&mut self.session, self.now, torrent, ticket, Ok(()));
+                }
+                Answer::Remembered(torrent, result) => {
+                    self.session.handle(self.now, Input::Remembered { torrent, result });
+                }
+            }
             self.carry_out();
         }
     }
@@ -871,14 +900,42 @@ impl Loop {
                     }
                     pump::disk_failed(&mut self.session, self.now, torrent, &error);
                 }
-                Done::Synced { torrent, result } => match (&mut self.state, result) {
-                    (Some(state), Ok(())) => state.data_synced(&self.session, &mut self.disk, torrent),
-                    (_, result) => pump::synced(&mut self.session, self.now, torrent, result),
+                Done::Synced { torrent, ticket, result } => match (&mut self.state, result) {
+                    (Some(state), Ok(())) => state.data_synced(&self.session, &mut self.disk, torrent, ticket),
+                    (_, result) => pump::synced(&mut self.session, self.now, torrent, ticket, result),
                 },
             }
             self.carry_out();
         }
     }
+}
+
+/// The torrents that a [`Loop`] with this state folder was given and that were not removed, to be added again. What
+/// cannot be read is set aside as `*.bad`, with a line in the log.
+///
+/// # Errors
+/// The folder cannot be read. One that is not there is empty.
+pub fn remembered(state_dir: &Path) -> Result<Vec<Add>, Error> {
+    if !state_dir.exists() {
+        return Ok(Vec::new());
+    }
+    let folder = StateDir::open(state_dir.to_owned(), Hand::alone())?;
+    Keeper::new(folder, 0).recall().map_err(|source| Error::File { path: state_dir.to_owned(), source })
+}
+
+/// Forgets a torrent that no loop has: it is not among the [`remembered`] ones any more, and nothing is known of its
+/// data, which stays.
+///
+/// # Errors
+/// The folder cannot be used, or another process has the torrent.
+pub fn forget(state_dir: &Path, info_hash: &InfoHash) -> Result<(), Error> {
+    let mut keeper = Keeper::new(StateDir::open(state_dir.to_owned(), Hand::alone())?, 0);
+    if !keeper.folder().lock(info_hash) {
+        return Err(Error::Busy(*info_hash));
+    }
+    keeper.forget(TorrentKey::new(u32::MAX, 0), info_hash);
+    while keeper.folder().work() {}
+    Ok(())
 }
 
 impl AsRawFd for Loop {

@@ -8,16 +8,26 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::error::Error;
+use crate::id::InfoHash;
 use crate::state::{FILE_MAX, Folder, Job};
 use crate::storage::helper::Hand;
+use crate::storage::lock_byte;
 
 /// Does not follow links, does not wait for the other end of a FIFO.
 const SAFE: i32 = libc::O_NOFOLLOW | libc::O_NONBLOCK;
 
+/// The file whose bytes are locked.
+const LOCK: &str = "lock";
+
 pub(super) struct StateDir {
     dir: PathBuf,
+    /// Held until the last job is done. `None`: nothing can be locked here.
+    locks: Option<Arc<File>>,
+    /// What the DHT node knows is this process's to keep, and no other's.
+    pub(super) has_dht: bool,
     hand: Hand,
     /// Jobs the helper has no room for yet.
     backlog: VecDeque<(u64, Job)>,
@@ -26,16 +36,49 @@ pub(super) struct StateDir {
 impl StateDir {
     /// Makes the folder, for the owner only, unless it is there.
     pub(super) fn open(dir: PathBuf, hand: Hand) -> Result<Self, Error> {
-        match fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir) {
-            Ok(()) => Ok(Self { dir, hand, backlog: VecDeque::new() }),
-            Err(source) => Err(Error::File { path: dir, source }),
+        if let Err(source) = fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir) {
+            return Err(Error::File { path: dir, source });
+        }
+        let path = dir.join(LOCK);
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false).mode(0o600).custom_flags(SAFE);
+        // A volume that is full or read-only keeps nobody from starting.
+        let locks = options.open(&path).map(Arc::new);
+        let locks = locks.map_err(|e| log::warn!("{}: no lock against another instance: {e}", path.display())).ok();
+        let mut state = Self { dir, locks, has_dht: false, hand, backlog: VecDeque::new() };
+        state.has_dht = state.lock_at(0);
+        Ok(state)
+    }
+
+    fn lock_at(&mut self, at: u64) -> bool {
+        let Some(locks) = &self.locks else { return true };
+        lock_byte(locks, at, true).unwrap_or_else(|e| {
+            log::warn!("{}: cannot be locked against another instance: {e}", self.dir.display());
+            self.locks = None;
+            true
+        })
+    }
+
+    /// Takes a torrent for this process. False when another has it.
+    pub(super) fn lock(&mut self, info_hash: &InfoHash) -> bool {
+        self.lock_at(place(info_hash))
+    }
+
+    /// Gives it free again.
+    pub(super) fn unlock(&mut self, info_hash: &InfoHash) {
+        if let Some(locks) = &self.locks {
+            let _ = lock_byte(locks, place(info_hash), false);
         }
     }
 
     fn push_jobs(&mut self) {
         while let Some((ticket, job)) = self.backlog.pop_front() {
-            let (dir, kept) = (self.dir.clone(), job.clone());
-            if self.hand.submit(ticket, Box::new(move || carry_out(&dir, &job))).is_err() {
+            let (dir, locks, kept) = (self.dir.clone(), self.locks.clone(), job.clone());
+            let work = move || {
+                let _held = locks;
+                carry_out(&dir, &job)
+            };
+            if self.hand.submit(ticket, Box::new(work)).is_err() {
                 return self.backlog.push_front((ticket, kept));
             }
         }
@@ -46,6 +89,12 @@ impl StateDir {
         self.push_jobs();
         self.hand.work() || !self.backlog.is_empty() && !self.hand.is_threaded()
     }
+}
+
+/// A torrent's byte in the file of locks; that at 0 is another's.
+fn place(info_hash: &InfoHash) -> u64 {
+    let head = info_hash.as_bytes()[..8].try_into().expect("eight bytes");
+    (u64::from_be_bytes(head) >> 2) | 1
 }
 
 fn create(path: &Path, bytes: &[u8]) -> io::Result<()> {
@@ -74,7 +123,20 @@ fn carry_out(dir: &Path, job: &Job) -> io::Result<()> {
             sync_folder()
         }
         Job::Sync { name } => OpenOptions::new().read(true).custom_flags(SAFE).open(dir.join(name))?.sync_data(),
+        Job::Remove { names } => {
+            for name in names {
+                remove(&dir.join(name))?;
+            }
+            sync_folder()
+        }
         Job::SyncFolder => sync_folder(),
+    }
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        r => r,
     }
 }
 
@@ -109,10 +171,7 @@ impl Folder for StateDir {
     }
 
     fn remove(&mut self, name: &str) -> io::Result<()> {
-        match fs::remove_file(self.dir.join(name)) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-            r => r,
-        }
+        remove(&self.dir.join(name))
     }
 
     fn submit(&mut self, ticket: u64, job: Job) {

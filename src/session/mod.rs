@@ -280,7 +280,10 @@ impl Session {
 
     /// Fetches in order, or rarest first.
     pub fn set_sequential(&mut self, key: TorrentKey, on: bool) -> Result<(), Error> {
-        self.torrents.get_mut(key).ok_or(Error::NoSuchTorrent)?.set_sequential(on);
+        let t = self.torrents.get_mut(key).ok_or(Error::NoSuchTorrent)?;
+        t.set_sequential(on);
+        let info_hash = t.info_hash;
+        self.actions.push_back(Action::Remember { torrent: key, info_hash });
         Ok(())
     }
 
@@ -413,6 +416,11 @@ impl Session {
         self.torrents.get(key).map(Torrent::files).unwrap_or_default()
     }
 
+    /// A torrent's info hash.
+    pub fn torrent_hash(&self, key: TorrentKey) -> Option<InfoHash> {
+        self.torrents.get(key).map(|t| t.info_hash)
+    }
+
     /// What a torrent is.
     pub fn metainfo(&self, key: TorrentKey) -> Option<&crate::metainfo::Metainfo> {
         self.torrents.get(key).map(|t| &t.meta)
@@ -465,8 +473,11 @@ impl Session {
             Input::PieceLost { torrent, piece } => {
                 let _ = self.command(now, torrent, |t, cx| t.on_piece_lost(cx, piece));
             }
-            Input::Synced { torrent, result } => {
-                let _ = self.command(now, torrent, |t, cx| t.on_synced(cx, result));
+            Input::Synced { torrent, ticket, result } => {
+                let _ = self.command(now, torrent, |t, cx| t.on_synced(cx, ticket, result));
+            }
+            Input::Remembered { torrent, result } => {
+                let _ = self.command(now, torrent, |t, cx| t.on_remembered(cx, result));
             }
             Input::DiskFailed { torrent, error, kind } => {
                 let _ = self.command(now, torrent, |t, cx| t.fail(cx, error, kind));
@@ -503,6 +514,16 @@ impl Session {
     /// after a flush.
     pub fn record(&mut self, now: Instant, key: TorrentKey, files: Vec<Option<FileStamp>>) -> Option<Vec<u8>> {
         self.torrents.get_mut(key).map(|t| t.make_record(now, files))
+    }
+
+    /// What the next start should know of a torrent, for [`Action::Remember`].
+    pub fn recollection(&self, key: TorrentKey) -> Option<Vec<u8>> {
+        self.torrents.get(key).map(Torrent::recollection)
+    }
+
+    /// Whether a torrent is there again after a crash.
+    pub fn kept(&self, key: TorrentKey) -> Option<&Kept> {
+        self.torrents.get(key).map(Torrent::kept)
     }
 
     /// What is known of a torrent's pieces: those that are durable, and those that are verified but may not be.

@@ -80,7 +80,7 @@ pub(super) struct SimDisk {
     jobs: VecDeque<Job>,
     done: VecDeque<Done>,
     /// Syncs under way: when each is over, and what it covers.
-    syncs: VecDeque<(Instant, TorrentKey, u64)>,
+    syncs: VecDeque<(Instant, TorrentKey, u32, u64)>,
     planned: Vec<Planned>,
     /// The plan is being carried out: the next `place` begins another.
     sealed: bool,
@@ -511,11 +511,11 @@ impl Storage for SimDisk {
         result
     }
 
-    fn sync(&mut self, torrent: TorrentKey) {
+    fn sync(&mut self, torrent: TorrentKey, ticket: u32) {
         let most = (self.faults.slow.as_micros() as u64).max(30_000);
         let begin = self.syncs.back().map_or(self.now, |s| s.0).max(self.now);
         let ready = begin + Duration::from_micros(self.rng.u64(..most));
-        self.syncs.push_back((ready, torrent, self.platter.mark()));
+        self.syncs.push_back((ready, torrent, ticket, self.platter.mark()));
     }
 
     fn file_stat(&mut self, _t: TorrentKey, file: FileIndex) -> Option<FileStat> {
@@ -533,7 +533,7 @@ impl Storage for SimDisk {
 
 impl SimDisk {
     fn end_syncs(&mut self) {
-        while let Some((_, torrent, mark)) = self.syncs.front().copied().filter(|s| s.0 <= self.now) {
+        while let Some((_, torrent, ticket, mark)) = self.syncs.front().copied().filter(|s| s.0 <= self.now) {
             self.syncs.pop_front();
             let result = if self.strikes(self.faults.sync) {
                 (self.was_faulty, self.was_spoilt) = (true, true);
@@ -543,7 +543,7 @@ impl SimDisk {
                 self.platter.sync(mark);
                 Ok(())
             };
-            self.done.push_back(Done::Synced { torrent, result });
+            self.done.push_back(Done::Synced { torrent, ticket, result });
         }
     }
 

@@ -140,6 +140,13 @@ impl SimFolder {
                 Some(body) => self.sync(*body),
                 None => Err(io::ErrorKind::NotFound.into()),
             },
+            Job::Remove { names } => {
+                for name in &names {
+                    self.remove(name)?;
+                }
+                self.sync_names();
+                Ok(())
+            }
             Job::SyncFolder => {
                 let rate = self.faults.sync;
                 if self.strikes(rate) {

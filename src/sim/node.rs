@@ -18,7 +18,7 @@ use crate::metainfo::Metainfo;
 use crate::pump::{self, Buffers, Outcome};
 use crate::rng::Rng;
 use crate::session::Session;
-use crate::state::Keeper;
+use crate::state::{Answer, Keeper};
 use crate::storage::{Done, OpenSpec, Storage};
 use crate::time::{Instant, earlier};
 
@@ -392,10 +392,12 @@ impl Node {
                     self.session.handle(net.now, Input::Hashed { torrent, piece, ok, blocks });
                 }
                 Done::Failed { torrent, error, .. } => pump::disk_failed(&mut self.session, net.now, torrent, &error),
-                Done::Synced { torrent, result: Ok(()) } => {
-                    self.state.data_synced(&self.session, &mut self.disk, torrent);
+                Done::Synced { torrent, ticket, result: Ok(()) } => {
+                    self.state.data_synced(&self.session, &mut self.disk, torrent, ticket);
                 }
-                Done::Synced { torrent, result } => pump::synced(&mut self.session, net.now, torrent, result),
+                Done::Synced { torrent, ticket, result } => {
+                    pump::synced(&mut self.session, net.now, torrent, ticket, result);
+                }
             }
             self.carry_out(net);
         }
@@ -404,8 +406,15 @@ impl Node {
     /// Takes the journals further.
     fn state_done(&mut self, net: &mut Net) {
         self.disk_more |= self.state.folder().work();
-        while let Some(torrent) = self.state.turn(&self.session, &mut self.disk) {
-            pump::synced(&mut self.session, net.now, torrent, Ok(()));
+        while let Some(answer) = self.state.turn(&self.session, &mut self.disk) {
+            match answer {
+                Answer::Synced(torrent, ticket) => {
+                    pump::synced(&mut self.session, net.now, torrent, ticket, Ok(()));
+                }
+                Answer::Remembered(torrent, result) => {
+                    self.session.handle(net.now, Input::Remembered { torrent, result });
+                }
+            }
             self.carry_out(net);
         }
     }
@@ -466,16 +475,20 @@ impl Node {
                 Action::Hash { .. } => {}
                 Action::Multicast { messages: [v4, _] } => net.multicast(self.host, &v4),
                 Action::Prefetch { torrent, block } => self.disk.prefetch(torrent, block),
-                Action::Sync { torrent, pieces } => {
+                Action::Sync { torrent, ticket, pieces } => {
                     pieces.iter().for_each(|p| self.disk.cover(torrent, *p));
-                    self.state.sync_asked(torrent, pieces);
-                    self.disk.sync(torrent);
+                    self.state.sync_asked(torrent, ticket, pieces);
+                    self.disk.sync(torrent, ticket);
                 }
                 Action::Note { torrent, info_hash, note } => {
                     self.state.note(&self.session, &mut self.disk, torrent, &info_hash, note);
                 }
                 Action::Save { torrent, info_hash } => self.save(net, torrent, &info_hash),
                 Action::SaveMetadata { .. } => {}
+                // Nodes are given their torrent at every start.
+                Action::Remember { torrent, .. } => {
+                    self.session.handle(net.now, Input::Remembered { torrent, result: Ok(()) });
+                }
                 Action::CloseFiles { torrent } => self.close_files(torrent),
                 Action::Remove { torrent, info_hash, with_data, .. } => {
                     if with_data {

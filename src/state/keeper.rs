@@ -22,11 +22,12 @@
 use std::collections::BTreeMap;
 
 use super::{Folder, Job, name};
-use crate::api::{FileStamp, Note};
+use crate::api::{Add, FileStamp, Note};
 use crate::id::{FileIndex, InfoHash, PieceIndex, TorrentKey};
 use crate::session::Session;
 use crate::storage::Storage;
 use crate::torrent::journal::{self, Kind, Phase, Replay, Writer};
+use crate::torrent::{self, RecallError};
 
 /// A journal that has grown by so many bytes, and by as much as its snapshot had, is replaced by a snapshot.
 const COMPACT: usize = 64 << 10;
@@ -53,10 +54,10 @@ struct Kept {
     size: (usize, usize),
     /// What the files that were written looked like, by file.
     stamps: BTreeMap<usize, Option<FileStamp>>,
-    /// Pieces of the sync under way.
-    pieces: Vec<PieceIndex>,
-    /// `D` records wait to be synced.
-    waiting: bool,
+    /// The sync of data that was asked for last, and its pieces, in order.
+    asked: (u32, Vec<PieceIndex>),
+    /// `D` records wait to be synced: those of the sync that was asked for with this ticket.
+    waiting: Option<u32>,
     /// `L` records that a power cut must not take: a `D` may stand before them.
     lost: bool,
     /// Its files are closed: `C` is due when the resume record is stored.
@@ -68,10 +69,20 @@ struct Kept {
 enum What {
     Snapshot(TorrentKey),
     Folder(TorrentKey),
-    /// The flag: `D` records wait for it.
-    Journal(TorrentKey, bool),
+    /// `D` records wait for it: see [`Kept::waiting`].
+    Journal(TorrentKey, Option<u32>),
     Record(TorrentKey),
+    Torrent(TorrentKey),
     Other,
+}
+
+/// What the session waits for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Answer {
+    /// A torrent's sync is over, and it was asked for with this ticket.
+    Synced(TorrentKey, u32),
+    /// A torrent is remembered, or could not be.
+    Remembered(TorrentKey, Result<(), String>),
 }
 
 /// See the module's head.
@@ -84,7 +95,7 @@ pub struct Keeper<F> {
     read: BTreeMap<InfoHash, (u32, usize)>,
     jobs: BTreeMap<u64, What>,
     ticket: u64,
-    synced: Vec<TorrentKey>,
+    answers: Vec<Answer>,
 }
 
 impl<F: Folder> Keeper<F> {
@@ -97,7 +108,7 @@ impl<F: Folder> Keeper<F> {
             read: BTreeMap::new(),
             jobs: BTreeMap::new(),
             ticket: 0,
-            synced: Vec::new(),
+            answers: Vec::new(),
         }
     }
 
@@ -113,17 +124,24 @@ impl<F: Folder> Keeper<F> {
 
     /// Nothing is under way.
     pub fn is_idle(&self) -> bool {
-        self.jobs.is_empty() && self.synced.is_empty()
+        self.jobs.is_empty() && self.answers.is_empty()
     }
 
     /// A torrent's resume record and journal. What cannot be read is set aside.
     pub fn load(&mut self, info_hash: &InfoHash, pieces: u32) -> (Option<Vec<u8>>, Option<Vec<u8>>) {
         let then = "the data is checked";
-        let resume = self.read(&name::resume(info_hash), then);
-        let journal = self.read(&name::have(info_hash), then);
+        let (name, mut resume) = (name::resume(info_hash), self.read(&name::resume(info_hash), then));
+        if let Some(bytes) = resume.as_mut().filter(|bytes| !crate::torrent::is_record(bytes)) {
+            self.set_aside(&name, &"not a resume record", then);
+            bytes.clear();
+        }
+        let (name, journal) = (name::have(info_hash), self.read(&name::have(info_hash), then));
         if let Some(bytes) = &journal {
             let replay = Replay::of(info_hash, bytes, pieces);
-            self.read.insert(*info_hash, (replay.next, bytes.len()));
+            if replay.damaged {
+                self.set_aside(&name, &"damaged", then);
+            }
+            self.read.insert(*info_hash, (replay.next, if replay.damaged { 0 } else { bytes.len() }));
         }
         (resume, journal)
     }
@@ -151,12 +169,60 @@ impl<F: Folder> Keeper<F> {
     /// A file that cannot be read is an empty one: there was something, and nothing is known of it.
     fn read(&mut self, name: &str, then: &str) -> Option<Vec<u8>> {
         self.folder.read(name).unwrap_or_else(|e| {
-            log::warn!("{name}: {e}; it is set aside, and {then}");
-            if let Err(e) = self.folder.rename(name, &format!("{name}.bad")) {
-                log::error!("{name}: {e}");
-            }
+            self.set_aside(name, &e, then);
             Some(Vec::new())
         })
+    }
+
+    fn set_aside(&mut self, name: &str, why: &dyn std::fmt::Display, then: &str) {
+        match self.folder.rename(name, &format!("{name}.bad")) {
+            Ok(()) => log::warn!("{name}: {why}; it is set aside, and {then}"),
+            // It had been already.
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+            Err(e) => log::error!("{name}: {why}; it cannot be set aside: {e}"),
+        }
+    }
+
+    /// All torrents that are remembered. What makes no sense is set aside, and does not keep the others from coming.
+    ///
+    /// # Errors
+    /// The folder cannot be read.
+    pub fn recall(&mut self) -> std::io::Result<Vec<Add>> {
+        let mut all = Vec::new();
+        let mut names = self.folder.list()?;
+        names.sort_unstable();
+        for name in names {
+            let hash = name.strip_suffix(name::TORRENT).and_then(InfoHash::from_hex);
+            let Some(hash) = hash.filter(|h| name::torrent(h) == name) else { continue };
+            let then = "this torrent is forgotten";
+            let Some(bytes) = self.read(&name, then) else { continue };
+            match torrent::recall(&hash, &bytes) {
+                Ok(add) => all.push(add),
+                Err(e @ RecallError::Version(_)) => log::error!("{name}: {e}; it is left alone"),
+                Err(e) => self.set_aside(&name, &e, then),
+            }
+        }
+        Ok(all)
+    }
+
+    /// Keeps what is needed to begin with a torrent again.
+    pub fn remember(&mut self, key: TorrentKey, info_hash: &InfoHash, bytes: Vec<u8>) {
+        self.submit(What::Torrent(key), Job::Replace { name: name::torrent(info_hash), bytes });
+    }
+
+    /// It is not among those that [`Keeper::recall`] finds any more; all else that is kept of it stays.
+    pub fn dismiss(&mut self, info_hash: &InfoHash) {
+        self.remove(vec![name::torrent(info_hash)]);
+    }
+
+    /// Files are gone at once, and once more behind the jobs that may be making them anew.
+    fn remove(&mut self, names: Vec<String>) {
+        for name in &names {
+            if let Err(e) = self.folder.remove(name) {
+                log::error!("{name}: {e}");
+            }
+        }
+        self.submit(What::Other, Job::Remove { names });
     }
 
     fn submit(&mut self, what: What, job: Job) {
@@ -186,6 +252,10 @@ impl<F: Folder> Keeper<F> {
             Note::Lost(piece) => {
                 k.writer.push(&mut k.batch, Kind::Lost, piece.get(), 1, 0);
                 k.lost = true;
+                // A sync under way may end well all the same, and make nothing of it durable.
+                if let Ok(at) = k.asked.1.binary_search(&piece) {
+                    k.asked.1.remove(at);
+                }
             }
         }
     }
@@ -208,8 +278,8 @@ impl<F: Folder> Keeper<F> {
             batch: Vec::new(),
             size: (size, 0),
             stamps: BTreeMap::new(),
-            pieces: Vec::new(),
-            waiting: false,
+            asked: (0, Vec::new()),
+            waiting: None,
             lost: false,
             closed: false,
             records: 0,
@@ -250,20 +320,23 @@ impl<F: Folder> Keeper<F> {
     }
 
     /// The session asks for a sync of these pieces' data.
-    pub fn sync_asked(&mut self, key: TorrentKey, pieces: Vec<PieceIndex>) {
+    pub fn sync_asked(&mut self, key: TorrentKey, ticket: u32, mut pieces: Vec<PieceIndex>) {
         if let Some(k) = self.kept.get_mut(&key) {
-            k.pieces = pieces;
+            pieces.sort_unstable();
+            k.asked = (ticket, pieces);
         }
     }
 
-    /// The data asked for is on the device: notes that, and syncs the note.
-    pub fn data_synced(&mut self, s: &Session, st: &mut dyn Storage, key: TorrentKey) {
+    /// The data asked for with this ticket is on the device: notes that, and syncs the note.
+    pub fn data_synced(&mut self, s: &Session, st: &mut dyn Storage, key: TorrentKey, ticket: u32) {
         if self.kept.get(&key).is_some_and(|k| k.stage == Stage::Absent) {
             self.snapshot(s, st, key);
         }
-        let Some(k) = self.kept.get_mut(&key) else { return self.synced.push(key) };
-        let mut pieces = std::mem::take(&mut k.pieces);
-        pieces.sort_unstable();
+        let Some(k) = self.kept.get_mut(&key) else { return self.answers.push(Answer::Synced(key, ticket)) };
+        if k.asked.0 != ticket {
+            return;
+        }
+        let pieces = std::mem::take(&mut k.asked.1);
         // A file that has been replaced since a piece was verified does not hold it.
         let before = std::mem::take(&mut k.stamps);
         let (mut writer, mut batch) = (k.writer, std::mem::take(&mut k.batch));
@@ -282,7 +355,7 @@ impl<F: Folder> Keeper<F> {
             spans.filter(|s| !s.pad).all(|s| kept(s.file.idx())).then_some(now)
         };
         writer.push_pieces(&mut batch, Kind::Durable, pieces.into_iter(), &mut of);
-        (k.writer, k.batch, k.waiting) = (writer, batch, true);
+        (k.writer, k.batch, k.waiting) = (writer, batch, Some(ticket));
         self.flush(key);
         self.sync_journal(key);
     }
@@ -290,7 +363,7 @@ impl<F: Folder> Keeper<F> {
     fn sync_journal(&mut self, key: TorrentKey) {
         let Some(k) = self.kept.get_mut(&key) else { return };
         let under_way = self.jobs.values().any(|w| matches!(w, What::Journal(of, _) if *of == key));
-        if !(k.waiting || k.lost) || under_way {
+        if !(k.waiting.is_some() || k.lost) || under_way {
             return;
         }
         match k.stage {
@@ -302,8 +375,8 @@ impl<F: Folder> Keeper<F> {
             // The journal cannot be kept, but the data is where it should be.
             Stage::Absent => {
                 k.lost = false;
-                if std::mem::take(&mut k.waiting) {
-                    self.synced.push(key);
+                if let Some(ticket) = k.waiting.take() {
+                    self.answers.push(Answer::Synced(key, ticket));
                 }
             }
             Stage::Moving(..) | Stage::Naming => {}
@@ -370,21 +443,19 @@ impl<F: Folder> Keeper<F> {
     /// Forgets a torrent.
     pub fn forget(&mut self, key: TorrentKey, info_hash: &InfoHash) {
         self.kept.remove(&key);
-        for name in [name::have(info_hash), name::have_new(info_hash), name::resume(info_hash), name::info(info_hash)] {
-            if let Err(e) = self.folder.remove(&name) {
-                log::error!("{name}: {e}");
-            }
-        }
+        // What makes it come back goes first.
+        let names = [name::torrent, name::have, name::have_new, name::resume, name::info];
+        self.remove(names.iter().map(|name| name(info_hash)).collect());
     }
 
-    /// Once a turn: writes what was gathered, and takes jobs further. Returns a torrent whose sync is over.
-    pub fn turn(&mut self, s: &Session, st: &mut dyn Storage) -> Option<TorrentKey> {
+    /// Once a turn: writes what was gathered, and takes jobs further. Returns what the session is to be told.
+    pub fn turn(&mut self, s: &Session, st: &mut dyn Storage) -> Option<Answer> {
         while let Some((ticket, result)) = self.folder.poll_done() {
             let Some(what) = self.jobs.remove(&ticket) else { continue };
             self.job_done(what, result);
         }
         // Not between the writing of `D` and the answer: the snapshot would not know of it.
-        let grown = |k: &Kept| k.stage == Stage::Ready && !k.waiting && k.size.1 > COMPACT.max(k.size.0);
+        let grown = |k: &Kept| k.stage == Stage::Ready && k.waiting.is_none() && k.size.1 > COMPACT.max(k.size.0);
         let busy: Vec<_> =
             self.kept.iter().filter(|(_, k)| !k.batch.is_empty() || grown(k)).map(|(key, _)| *key).collect();
         for key in busy {
@@ -396,7 +467,7 @@ impl<F: Folder> Keeper<F> {
                 self.snapshot(s, st, key);
             }
         }
-        self.synced.pop()
+        self.answers.pop()
     }
 
     fn job_done(&mut self, what: What, result: std::io::Result<()>) {
@@ -409,6 +480,9 @@ impl<F: Folder> Keeper<F> {
                     k.records -= 1;
                     self.note_closed(key);
                 }
+            }
+            (What::Torrent(key), result) => {
+                self.answers.push(Answer::Remembered(key, result.map_err(|e| e.to_string())));
             }
             (What::Other, result) => {
                 if let Err(e) = result {
@@ -423,9 +497,10 @@ impl<F: Folder> Keeper<F> {
                 self.sync_journal(key);
             }
             (What::Journal(key, waited), Ok(())) => {
-                if let Some(k) = self.kept.get_mut(&key).filter(|_| waited) {
-                    k.waiting = false;
-                    self.synced.push(key);
+                if let (Some(k), Some(ticket)) = (self.kept.get_mut(&key), waited) {
+                    // What was noted since, in another life of the torrent, is not covered by it.
+                    k.waiting = k.waiting.filter(|t| *t != ticket);
+                    self.answers.push(Answer::Synced(key, ticket));
                 }
                 self.sync_journal(key);
             }
@@ -460,3 +535,6 @@ fn generation(s: &Session, st: &mut dyn Storage, key: TorrentKey, k: &mut Kept, 
         })
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,11 +1,13 @@
 //! What has to be found again after a crash: which pieces of its torrents are there.
 //!
 //! ```text
+//!   HASH.torrent   what it is, where its files are, how it was added: see `torrent::remember`
 //!   HASH.have      its have-journal: see `torrent::journal`
 //!   HASH.resume    stamps of its files, unfinished pieces, addresses, totals; replaced now and then
 //!   HASH.info      the info dictionary of one that was added by a magnet link
 //!   dht            what the DHT node knows
-//!   *.bad          what could not be read, set aside
+//!   lock           locked by byte: one a torrent, by the process that has it, and one for `dht`
+//!   *.bad          what could not be read, or made no sense, set aside
 //! ```
 //!
 //! [`Folder`] is what the rest needs of a file system, no more; a driver has it in a real folder, the
@@ -15,7 +17,7 @@ mod keeper;
 
 use std::io;
 
-pub use keeper::Keeper;
+pub use keeper::{Answer, Keeper};
 
 use crate::id::InfoHash;
 
@@ -33,6 +35,14 @@ pub mod name {
     pub fn have(h: &InfoHash) -> String {
         format!("{h}.have")
     }
+
+    /// What it is, and how it was added.
+    pub fn torrent(h: &InfoHash) -> String {
+        format!("{h}{TORRENT}")
+    }
+
+    /// The end of such a name.
+    pub const TORRENT: &str = ".torrent";
 
     /// A journal on its way to take the other's place.
     pub fn have_new(h: &InfoHash) -> String {
@@ -73,6 +83,11 @@ pub enum Job {
     Sync {
         /// Its name.
         name: String,
+    },
+    /// Removes files, in this order, and syncs the folder. Those that are not there are no error.
+    Remove {
+        /// Their names.
+        names: Vec<String>,
     },
     /// Syncs the folder: what was made, renamed and removed in it stays so.
     SyncFolder,

@@ -658,9 +658,9 @@ impl Storage for Disk {
         self.files.cover(t, piece);
     }
 
-    fn sync(&mut self, t: TorrentKey) {
+    fn sync(&mut self, t: TorrentKey, ticket: u32) {
         if self.files.expect(t).is_ok() {
-            self.begin_sync(t);
+            self.begin_sync(t, ticket);
         }
     }
 

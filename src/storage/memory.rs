@@ -209,8 +209,8 @@ impl Storage for Memory {
     fn flush(&mut self, _t: TorrentKey) -> Result<(), DiskError> {
         Ok(())
     }
-    fn sync(&mut self, t: TorrentKey) {
-        self.done.push_back(Done::Synced { torrent: t, result: Ok(()) });
+    fn sync(&mut self, t: TorrentKey, ticket: u32) {
+        self.done.push_back(Done::Synced { torrent: t, ticket, result: Ok(()) });
     }
     fn file_stat(&mut self, _t: TorrentKey, _file: FileIndex) -> Option<FileStat> {
         None

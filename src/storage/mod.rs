@@ -75,6 +75,7 @@ pub use memory::Memory;
 pub use plan::{MAX_PARTS, PlaceList};
 #[cfg(feature = "sim")]
 pub(crate) use plan::{Part, resolve};
+pub(crate) use sys::lock_byte;
 
 use crate::config::limits;
 use crate::id::{Block, FileIndex, PieceIndex, TorrentKey};
@@ -234,6 +235,8 @@ pub enum Done {
     Synced {
         /// The torrent.
         torrent: TorrentKey,
+        /// With which it was asked.
+        ticket: u32,
         /// Whether everything reported good before the call is on the device. After an error nothing that was
         /// written since the last success may be believed until it has been read again: a second sync can well
         /// succeed without the bytes being there. Descriptors and cache of the files concerned have been renewed.
@@ -329,9 +332,10 @@ pub trait Storage {
         false
     }
 
-    /// Asks that everything reported good so far be brought to the device; the answer is [`Done::Synced`], unless the
-    /// torrent is closed before. At most one a torrent is under way; asking again meanwhile is answered by itself.
-    fn sync(&mut self, t: TorrentKey);
+    /// Asks that everything reported good so far be brought to the device; the answer is [`Done::Synced`] with
+    /// this ticket, unless the torrent is closed before. At most one a torrent is under way; asking again meanwhile is
+    /// answered by itself.
+    fn sync(&mut self, t: TorrentKey, ticket: u32);
 
     /// What the file system says about a file; `None` when it is not there or not a plain file.
     fn file_stat(&mut self, t: TorrentKey, file: FileIndex) -> Option<FileStat>;

@@ -40,8 +40,9 @@ struct Sync {
     wait: VecDeque<Item>,
     under_way: Vec<(u64, Item)>,
     failed: Option<DiskError>,
-    /// It was asked for once more meanwhile.
-    again: bool,
+    ticket: u32,
+    /// It was asked for once more meanwhile, with this ticket last.
+    again: Option<u32>,
 }
 
 /// The syncs under way.
@@ -65,13 +66,13 @@ fn collect(files: &mut Files, t: TorrentKey) -> VecDeque<Item> {
 }
 
 impl Disk {
-    pub(super) fn begin_sync(&mut self, t: TorrentKey) {
+    pub(super) fn begin_sync(&mut self, t: TorrentKey, ticket: u32) {
         if let Some(s) = self.syncs.0.iter_mut().find(|s| s.t == t) {
-            s.again = true;
+            s.again = Some(ticket);
             return;
         }
         let wait = collect(&mut self.files, t);
-        self.syncs.0.push(Sync { t, wait, under_way: Vec::new(), failed: None, again: false });
+        self.syncs.0.push(Sync { t, wait, under_way: Vec::new(), failed: None, ticket, again: None });
         self.step_syncs();
     }
 
@@ -88,8 +89,9 @@ impl Disk {
                     return true;
                 }
                 let result = s.failed.take().map_or(Ok(()), Err);
-                self.hasher.done.push_back(Done::Synced { torrent: s.t, result });
-                if std::mem::take(&mut s.again) {
+                self.hasher.done.push_back(Done::Synced { torrent: s.t, ticket: s.ticket, result });
+                if let Some(ticket) = s.again.take() {
+                    s.ticket = ticket;
                     s.wait = collect(&mut self.files, s.t);
                     continue;
                 }

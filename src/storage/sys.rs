@@ -388,6 +388,34 @@ pub(super) fn drop_cache(file: &File) {
     let _ = file;
 }
 
+#[cfg(all(any(target_os = "linux", target_os = "android"), target_env = "gnu", target_pointer_width = "32"))]
+type Lock = libc::flock64;
+#[cfg(all(any(target_os = "linux", target_os = "android"), not(all(target_env = "gnu", target_pointer_width = "32"))))]
+type Lock = libc::flock;
+
+/// Locks one byte of a file for whoever has this opening of it, or gives it free. False when another has it. The end
+/// of the process gives it free too.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub(crate) fn lock_byte(file: &File, at: u64, lock: bool) -> io::Result<bool> {
+    // SAFETY: an all-zero flock is a valid one.
+    let mut l: Lock = unsafe { std::mem::zeroed() };
+    l.l_type = (if lock { libc::F_WRLCK } else { libc::F_UNLCK }) as _;
+    l.l_whence = libc::SEEK_SET as _;
+    l.l_start = at.try_into().map_err(|_| errno(libc::EINVAL))?;
+    l.l_len = 1;
+    // SAFETY: an open descriptor, and a structure of ours that outlives the call.
+    match check(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &raw const l) }) {
+        Ok(_) => Ok(true),
+        Err(e) if matches!(e.raw_os_error(), Some(libc::EAGAIN | libc::EACCES)) => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+pub(crate) fn lock_byte(_file: &File, _at: u64, _lock: bool) -> io::Result<bool> {
+    Ok(true)
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::tests::TempDir;

@@ -143,9 +143,9 @@ impl<S: Storage> Rig<S> {
         std::iter::from_fn(|| self.s.poll_done()).collect()
     }
     fn sync(&mut self) -> Result<(), DiskError> {
-        self.s.sync(T);
+        self.s.sync(T, 7);
         match &self.settle()[..] {
-            [Done::Synced { torrent: T, result }] => result.clone(),
+            [Done::Synced { torrent: T, ticket: 7, result }] => result.clone(),
             done => panic!("{done:?}"),
         }
     }
@@ -576,22 +576,24 @@ fn a_sync_answers_once_for_each_call_and_names_the_file_that_failed() {
     assert_files(&layout, &rig.data, tmp.path());
     assert_eq!(rig.s.dirty(), 0);
     rig.s.invariants();
-    let fine = Done::Synced { torrent: T, result: Ok(()) };
+    let fine = |ticket| Done::Synced { torrent: T, ticket, result: Ok(()) };
     // The second call comes while the first is under way.
-    rig.s.sync(T);
-    rig.s.sync(T);
-    assert_eq!(answers(&mut rig, 2), [fine.clone(), fine.clone()]);
+    rig.s.sync(T, 1);
+    rig.s.sync(T, 2);
+    assert_eq!(answers(&mut rig, 2), [fine(1), fine(2)]);
     // Written again, and gone by the time it is to be synced: no descriptor is left of the first of so many.
     let data = rig.data.clone();
     rig.s.files.write_at(T, 0, &data).unwrap();
     fs::remove_file(tmp.path().join("d0/f0")).unwrap();
-    rig.s.sync(T);
-    let [Done::Synced { result: Err(e), .. }] = &answers(&mut rig, 1)[..] else { panic!("a lost file is synced") };
+    rig.s.sync(T, 3);
+    let [Done::Synced { ticket: 3, result: Err(e), .. }] = &answers(&mut rig, 1)[..] else {
+        panic!("a lost file is synced")
+    };
     assert_eq!((e.kind, &e.path), (DiskErrorKind::Missing, &tmp.path().join("d0/f0")));
     // What failed is still to be synced; the others are.
     rig.s.files.write_at(T, 0, &data[..10_000]).unwrap();
-    rig.s.sync(T);
-    assert_eq!(answers(&mut rig, 1), [fine]);
+    rig.s.sync(T, 4);
+    assert_eq!(answers(&mut rig, 1), [fine(4)]);
 }
 
 #[test]

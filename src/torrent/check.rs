@@ -149,11 +149,10 @@ impl Torrent {
             let generations: Vec<_> = (0..pieces).map(generation).collect();
             claims = Claims::of(&replay, &generations, self.boot);
         } else if let Some(have) = record.and_then(|r| Bitfield::from_wire(&r.have, pieces).ok()) {
-            // Stamps are all there is to judge by. Version 1 did not tell what was durable.
+            // Stamps are all there is to judge by. Version 1 did not tell what was durable: its pieces are hashed.
             let durable = record.and_then(|r| r.durable.as_deref());
-            claims.durable = durable
-                .map_or_else(|| Ok(have.clone()), |d| Bitfield::from_wire(d, pieces))
-                .unwrap_or(Bitfield::none(pieces));
+            claims.durable =
+                durable.and_then(|d| Bitfield::from_wire(d, pieces).ok()).unwrap_or(Bitfield::none(pieces));
             have.iter_set().filter(|p| !claims.durable.get(*p)).for_each(|p| _ = claims.doubted.set(p));
             (claims.seen, claims.phase) = (claims.durable.clone(), Phase::Closed);
         }

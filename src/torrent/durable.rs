@@ -24,6 +24,9 @@ pub(super) struct Durable {
     bytes: u64,
     since: Option<Instant>,
     under_way: Option<Vec<PieceIndex>>,
+    /// Of the sync that was asked for last. An earlier one may have been given up, when the torrent stopped on an
+    /// error, and its answer be on its way still.
+    ticket: u32,
     /// Forgotten after a failed sync, or an error that kept them from being synced: to be hashed again.
     pub(super) doubted: Vec<PieceIndex>,
     /// What is known here is this run's own, and newer than any journal.
@@ -44,6 +47,7 @@ impl Durable {
             bytes: 0,
             since: None,
             under_way: None,
+            ticket: 0,
             doubted: Vec::new(),
             ours: false,
             finished: false,
@@ -71,7 +75,8 @@ impl Durable {
 
     /// Nothing is known any more, about to be found out again.
     pub(super) fn restart(&mut self, pieces: u32) {
-        *self = Self { closing: self.closing, reopen: self.reopen, ..Self::new(pieces) };
+        let Self { closing, reopen, ticket, .. } = *self;
+        *self = Self { closing, reopen, ticket, ..Self::new(pieces) };
     }
 
     pub(super) fn is_closing(&self) -> bool {
@@ -116,12 +121,15 @@ impl Torrent {
         }
         let pieces = self.safe.take_volatile();
         self.safe.under_way = Some(pieces.clone());
-        cx.actions.push_back(Action::Sync { torrent: self.key, pieces });
+        self.safe.ticket = self.safe.ticket.wrapping_add(1);
+        cx.actions.push_back(Action::Sync { torrent: self.key, ticket: self.safe.ticket, pieces });
     }
 
     /// A sync is over.
-    pub(crate) fn on_synced(&mut self, cx: &mut Cx<'_>, result: Result<(), (String, ErrorKind)>) {
+    pub(crate) fn on_synced(&mut self, cx: &mut Cx<'_>, ticket: u32, result: Result<(), (String, ErrorKind)>) {
         match result {
+            // A sync of before the torrent had stopped: what is under way is another one.
+            Ok(()) if ticket != self.safe.ticket => {}
             Ok(()) => {
                 for piece in self.safe.under_way.take().unwrap_or_default() {
                     self.safe.pieces.set(piece);

@@ -28,6 +28,7 @@ pub mod journal;
 pub mod layout;
 mod metadata;
 pub mod picker;
+mod remember;
 mod resume;
 mod retry;
 mod serve;
@@ -54,6 +55,7 @@ use choker::Choker;
 use fetch::Fetch;
 use layout::Layout;
 use picker::{BlockRef, Picker, Priority};
+pub use remember::{RecallError, recall};
 use resume::Record;
 use suspects::Suspects;
 use swarm::{Source, Swarm};
@@ -186,6 +188,7 @@ pub struct Torrent {
     dirty: bool,
     save_at: Option<Instant>,
     stamps: resume::Stamps,
+    memory: remember::Memory,
     picked: Vec<BlockRef>,
     /// Blocks came free: idle peers should be asked.
     kick: bool,
@@ -242,6 +245,7 @@ impl Torrent {
             dirty: false,
             save_at: None,
             stamps: resume::Stamps::default(),
+            memory: remember::Memory::new(add.peers.clone()),
             picked: Vec::new(),
             kick: false,
             retry: retry::Retry::default(),
@@ -271,7 +275,7 @@ impl Torrent {
                 t.swarm.add(cx.now, *addr, Source::Resume);
             }
         }
-        cx.alerts.push_back(Alert::Added { torrent: key });
+        t.remember(cx);
         if !t.paused {
             t.begin(cx);
         }
@@ -471,6 +475,7 @@ impl Torrent {
 
     pub(crate) fn pause(&mut self, cx: &mut Cx<'_>) {
         self.paused = true;
+        self.remember(cx);
         self.retry = retry::Retry::default();
         if !matches!(self.life, Life::Stopped(None)) {
             self.stop(cx, None, CloseReason::TorrentStopped);
@@ -480,6 +485,7 @@ impl Torrent {
 
     pub(crate) fn resume(&mut self, cx: &mut Cx<'_>) {
         self.paused = false;
+        self.remember(cx);
         self.retry = retry::Retry::default();
         if let Life::Stopped(_) = self.life {
             // A goal that was reached stays so: whoever resumes after it wants to seed on.
@@ -595,6 +601,7 @@ impl Torrent {
     /// When it wants to be ticked next.
     pub(crate) fn deadline(&self, now: Instant, config: &Config) -> Option<Instant> {
         let mut at = earlier(self.tiers.deadline(), self.safe.deadline(config));
+        at = earlier(at, self.memory.deadline());
         if matches!(self.life, Life::Stopped(Some(_))) {
             at = earlier(at, self.retry.at());
         }
@@ -621,6 +628,7 @@ impl Torrent {
     pub(crate) fn tick(&mut self, cx: &mut Cx<'_>) {
         self.announce_due(cx);
         self.sync_when_due(cx);
+        self.remember_when_due(cx);
         self.fetch_more(cx);
         if matches!(self.life, Life::Stopped(Some(_))) && self.retry.at().is_some_and(|at| at <= cx.now) {
             self.begin(cx);
@@ -711,6 +719,7 @@ impl Torrent {
 
     pub(crate) fn select(&mut self, cx: &mut Cx<'_>, priorities: Vec<Priority>) {
         self.priorities = priorities;
+        self.remember(cx);
         self.apply_priorities();
         cx.actions.push_back(Action::Wanted { torrent: self.key, wanted: self.wanted_files() });
         for i in 0..self.peers.len() {
@@ -860,6 +869,11 @@ impl Torrent {
             })
             .collect()
     }
+}
+
+/// Whether bytes are a resume record that can be read.
+pub fn is_record(bytes: &[u8]) -> bool {
+    Record::decode(bytes).is_some()
 }
 
 fn file(i: usize) -> FileIndex {

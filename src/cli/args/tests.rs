@@ -68,7 +68,10 @@ fn dir_wins_over_the_operands() {
 
 #[test]
 fn operands_that_make_no_sense() {
-    assert_eq!(refused(""), "operands: wanted a TORRENT");
+    // Without any it goes on with those that it is not done with.
+    assert!(get("").torrents.is_empty());
+    assert_eq!(refused("--forget"), "--forget: wanted a TORRENT");
+    assert_eq!(refused("-s 1"), "--select: wanted a TORRENT");
     assert_eq!(refused("out"), "operands: wanted a TORRENT, got 'only the folder out'");
     assert_eq!(refused("out/ a.torrent"), "operands: wanted torrents, and at most one folder behind them, got 'out/'");
     assert_eq!(refused("- - out"), "operands: wanted standard input at most once, got '-'");
@@ -245,7 +248,7 @@ fn the_help_fits_80_columns_and_has_every_option() {
         assert!(help.contains(&format!("--{}", r.long)), "{}", r.long);
         assert!(!r.help.is_empty());
     }
-    assert_eq!(help.lines().filter(|l| l.starts_with("  btmio ")).count(), 4, "examples");
+    assert_eq!(help.lines().filter(|l| l.starts_with("  btmio ")).count(), 5, "examples");
     assert!(help.lines().all(|l| l == l.trim_end()));
 }
 

@@ -1,7 +1,8 @@
 //! A disk that fails, and is repaired.
 
 use super::rig::*;
-use crate::api::{ErrorKind, Input};
+use crate::api::{ErrorKind, Input, Kept};
+use crate::config::Config;
 use crate::session::{Alert, State};
 use crate::storage::DiskErrorKind;
 
@@ -61,4 +62,72 @@ fn a_failed_torrent_that_is_paused_stays_so() {
     rig.s.resume(rig.now, t).unwrap();
     rig.drive();
     assert_eq!(rig.status(t).state, State::Downloading);
+}
+
+#[test]
+fn what_a_record_of_version_1_names_is_hashed() {
+    let c = Content::pieces(4, 1);
+    let (mut rig, t) = Rig::seed(&c);
+    rig.s.pause(rig.now, t).unwrap();
+    rig.drive();
+    let two = rig.records.last().expect("it was saved").clone();
+    let find = |what: &[u8]| two.windows(what.len()).position(|w| w == what).expect("version 2");
+    let (from, to, of_1) = (find(b"7:durable"), find(b"5:files"), find(b"7:versioni2e"));
+    let one = [&two[..from], &two[to..of_1], b"7:versioni1e", &two[of_1 + 12..]].concat();
+    for (record, hashed) in [(two, 0), (one, 4)] {
+        let mut rig = Rig::new(Config::default());
+        rig.stamps = vec![stamp(c.data.len() as u64)];
+        rig.slow_disk = true;
+        rig.add(&c, |add| add.resume = Some(record));
+        assert_eq!(rig.rechecked.len(), hashed);
+        let have = rig.s.torrents().map(|t| rig.status(t).have).sum::<u64>();
+        assert_eq!(have, if hashed == 4 { 0 } else { c.data.len() as u64 });
+    }
+}
+
+#[test]
+fn a_torrent_that_cannot_be_stored_is_told_of_and_tried_again() {
+    let c = Content::pieces(2, 1);
+    let mut rig = Rig::new(Config::default());
+    rig.memory = Err("full".into());
+    let t = rig.add(&c, |_| {});
+    let added = |rig: &Rig| rig.alerts.iter().filter(|a| matches!(a, Alert::Added { .. })).count();
+    let told = |rig: &Rig| rig.alerts.iter().filter(|a| matches!(a, Alert::NotKept { .. })).count();
+    assert_eq!((added(&rig), told(&rig), rig.s.kept(t)), (0, 1, Some(&Kept::No("full".into()))));
+    assert_eq!(rig.status(t).state, State::Downloading, "it goes on meanwhile");
+    rig.pass(secs(61));
+    assert_eq!((added(&rig), told(&rig)), (0, 1), "told once");
+    rig.memory = Ok(());
+    rig.pass(secs(31));
+    assert_eq!((added(&rig), rig.s.kept(t)), (1, Some(&Kept::Yes)));
+    // Whatever is changed is stored too, and not told of.
+    rig.s.pause(rig.now, t).unwrap();
+    rig.drive();
+    assert_eq!(added(&rig), 1);
+}
+
+#[test]
+fn a_sync_that_was_begun_before_an_error_makes_nothing_durable() {
+    let c = Content::pieces(4, 1);
+    let (mut rig, t) = Rig::leech(&c);
+    rig.stamps = vec![stamp(c.data.len() as u64)];
+    rig.slow_sync = true;
+    let conn = rig.seeder(t, 1);
+    rig.gives(conn, blk(0, 0));
+    rig.pass(secs(3));
+    let [(_, old)] = rig.syncs[..] else { panic!("{:?}", rig.syncs) };
+    rig.s.handle(rig.now, Input::DiskFailed { torrent: t, error: "gone".into(), kind: ErrorKind::FileIo });
+    // It goes on, hashes what it had, and asks for that to be synced.
+    rig.pass(secs(6));
+    assert_eq!((rig.rechecked.len(), rig.status(t).have), (1, u64::from(B)));
+    rig.pass(secs(3));
+    let [_, (_, new)] = rig.syncs[..] else { panic!("{:?}", rig.syncs) };
+    let synced = |rig: &mut Rig, ticket| {
+        rig.s.handle(rig.now, Input::Synced { torrent: t, ticket, result: Ok(()) });
+        rig.drive();
+        rig.status(t).durable
+    };
+    assert_eq!(synced(&mut rig, old), 0, "that was another sync");
+    assert_eq!(synced(&mut rig, new), u64::from(B));
+    assert_eq!(synced(&mut rig, new), u64::from(B), "told twice");
 }

@@ -157,6 +157,12 @@ pub(super) struct Rig {
     pub(super) stamps: Vec<Option<FileStamp>>,
     /// Pieces wait to be hashed until this is false.
     pub(super) slow_disk: bool,
+    /// How remembering a torrent ends.
+    pub(super) memory: Result<(), String>,
+    /// Syncs are not carried out until this is false.
+    pub(super) slow_sync: bool,
+    /// Those that were asked for.
+    pub(super) syncs: Vec<(TorrentKey, u32)>,
     /// Connection attempts that were asked for.
     pub(super) dialled: Vec<(ConnKey, SocketAddr)>,
     pub(super) closed: Vec<(ConnKey, CloseReason)>,
@@ -219,6 +225,9 @@ impl Rig {
             content: BTreeMap::new(),
             stamps: Vec::new(),
             slow_disk: false,
+            memory: Ok(()),
+            slow_sync: false,
+            syncs: Vec::new(),
             dialled: Vec::new(),
             closed: Vec::new(),
             lookups: Vec::new(),
@@ -527,7 +536,10 @@ impl Rig {
                         self.disk.hash(torrent, piece, expected, blocks);
                     }
                 }
-                Action::Sync { torrent, .. } => self.disk.sync(torrent),
+                Action::Sync { torrent, ticket, .. } => self.syncs.push((torrent, ticket)),
+                Action::Remember { torrent, .. } => {
+                    self.s.handle(self.now, Input::Remembered { torrent, result: self.memory.clone() });
+                }
                 Action::Prefetch { .. } | Action::SaveMetadata { .. } | Action::Note { .. } => {}
                 Action::Multicast { messages } => self.multicasts.push(messages),
                 Action::Save { torrent, .. } => {
@@ -550,6 +562,9 @@ impl Rig {
             if self.slow_disk {
                 break;
             }
+            if !self.slow_sync {
+                self.syncs.drain(..).for_each(|(t, ticket)| self.disk.sync(t, ticket));
+            }
             self.disk.work(usize::MAX);
             let mut some = false;
             while let Some(done) = self.disk.poll_done() {
@@ -562,7 +577,9 @@ impl Rig {
                         self.s.handle(self.now, Input::PieceLost { torrent, piece });
                         pump::disk_failed(&mut self.s, self.now, torrent, &error);
                     }
-                    Done::Synced { torrent, result } => pump::synced(&mut self.s, self.now, torrent, result),
+                    Done::Synced { torrent, ticket, result } => {
+                        pump::synced(&mut self.s, self.now, torrent, ticket, result);
+                    }
                 }
                 self.actions();
             }

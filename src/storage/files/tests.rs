@@ -74,3 +74,29 @@ fn an_empty_folder_on_another_device_is_not_the_volume() {
     drop(rig);
     fs::remove_dir_all(&other).unwrap();
 }
+
+#[test]
+fn what_an_earlier_process_wrote_is_synced_when_it_is_asked_for() {
+    let (tmp, layout) = (TempDir::new(), layout(16_384, &[("t/a", 16_384), ("t/s/b", 8_192), ("t/s/c", 24_576)]));
+    let mut rig = Rig::new(Disk::new(config(Lane::Gather)), &layout, tmp.path());
+    (0..layout.pieces()).for_each(|i| {
+        rig.receive_piece(i);
+        rig.hash(i);
+    });
+    assert_eq!(rig.settle().len(), layout.pieces() as usize);
+    // It dies before it has synced anything.
+    drop(rig);
+    let mut rig = Rig::new(Disk::new(config(Lane::Gather)), &layout, tmp.path());
+    assert_eq!(rig.s.files.take_dirty(T), Default::default(), "this one wrote nothing");
+    let f = FileIndex::new;
+    let folders = |of: &[&str]| of.iter().map(|s| (*s).to_owned()).collect::<BTreeSet<_>>();
+    rig.s.cover(T, PieceIndex::new(1));
+    let (files, names) = rig.s.files.take_dirty(T);
+    assert_eq!((files, names), (vec![f(1), f(2)], folders(&["", "t", "t/s"])), "both files of the piece");
+    // What is covered once is this process's own from then on.
+    rig.s.cover(T, PieceIndex::new(0));
+    rig.s.cover(T, PieceIndex::new(2));
+    assert_eq!(rig.s.files.take_dirty(T), (vec![f(0)], folders(&["", "t"])));
+    rig.s.files.write_at(T, 16_384, &[1]).unwrap();
+    assert_eq!(rig.s.files.take_dirty(T).0, [f(1)]);
+}

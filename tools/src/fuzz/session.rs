@@ -95,7 +95,12 @@ impl World {
                     self.hashes.retain(|h| h.0 != torrent);
                     self.opens.retain(|t| *t != torrent);
                 }
-                Action::Sync { torrent, .. } => self.s.handle(self.now, Input::Synced { torrent, result: Ok(()) }),
+                Action::Sync { torrent, ticket, .. } => {
+                    self.s.handle(self.now, Input::Synced { torrent, ticket, result: Ok(()) });
+                }
+                Action::Remember { torrent, .. } => {
+                    self.s.handle(self.now, Input::Remembered { torrent, result: Ok(()) });
+                }
                 Action::Wake { .. } | Action::Wanted { .. } | Action::Prefetch { .. } => {}
                 Action::Multicast { .. } | Action::SaveMetadata { .. } | Action::Note { .. } => {}
             }

@@ -1,0 +1,156 @@
+//! A keeper whose folder does its jobs when the test says so.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+
+use super::*;
+use crate::api::Add;
+use crate::config::Config;
+use crate::metainfo::Metainfo;
+use crate::storage::Memory;
+use crate::time::Instant;
+
+#[derive(Default)]
+struct Files {
+    files: BTreeMap<String, Vec<u8>>,
+    jobs: VecDeque<(u64, Job)>,
+    done: VecDeque<(u64, io::Result<()>)>,
+}
+
+impl Files {
+    /// Does the next job.
+    fn work(&mut self) -> Job {
+        let (ticket, job) = self.jobs.pop_front().expect("a job");
+        if let Job::Create { name, bytes } | Job::Replace { name, bytes } = &job {
+            self.files.insert(name.clone(), bytes.clone());
+        }
+        if let Job::Remove { names } = &job {
+            names.iter().for_each(|name| _ = self.files.remove(name));
+        }
+        self.done.push_back((ticket, Ok(())));
+        job
+    }
+}
+
+impl Folder for Files {
+    fn list(&mut self) -> io::Result<Vec<String>> {
+        Ok(self.files.keys().cloned().collect())
+    }
+    fn read(&mut self, name: &str) -> io::Result<Option<Vec<u8>>> {
+        Ok(self.files.get(name).cloned())
+    }
+    fn append(&mut self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        self.files.get_mut(name).ok_or(io::ErrorKind::NotFound)?.extend_from_slice(bytes);
+        Ok(())
+    }
+    fn rename(&mut self, from: &str, to: &str) -> io::Result<()> {
+        let bytes = self.files.remove(from).ok_or(io::ErrorKind::NotFound)?;
+        self.files.insert(to.into(), bytes);
+        Ok(())
+    }
+    fn remove(&mut self, name: &str) -> io::Result<()> {
+        self.files.remove(name);
+        Ok(())
+    }
+    fn submit(&mut self, ticket: u64, job: Job) {
+        self.jobs.push_back((ticket, job));
+    }
+    fn poll_done(&mut self) -> Option<(u64, io::Result<()>)> {
+        self.done.pop_front()
+    }
+}
+
+const TORRENT: &[u8] =
+    b"d4:infod6:lengthi32768e4:name1:a12:piece lengthi16384e6:pieces40:aaaaaaaaaaaaaaaaaaaabbbbbbbbbbbbbbbbbbbbee";
+
+/// A session with a torrent, and a keeper whose journal of it can be appended to.
+fn ready() -> (Session, Memory, Keeper<Files>, TorrentKey, InfoHash) {
+    let (mut s, mut st) = (Session::new(Config::default(), [1; 32]), Memory::new());
+    let meta = Metainfo::parse(TORRENT).expect("a torrent");
+    let hash = meta.info_hash.expect("version 1");
+    let key = s.add(Instant::ZERO, Add::new(meta, "d")).expect("it is new");
+    let mut keeper = Keeper::new(Files::default(), 5);
+    keeper.note(&s, &mut st, key, &hash, Note::Begin { rewrite: true, checking: false });
+    assert!(matches!(keeper.folder().work(), Job::Create { .. }));
+    assert_eq!(keeper.turn(&s, &mut st), None);
+    assert_eq!(keeper.folder().work(), Job::SyncFolder);
+    assert_eq!(keeper.turn(&s, &mut st), None);
+    (s, st, keeper, key, hash)
+}
+
+#[test]
+fn each_sync_has_its_own_answer() {
+    let (s, mut st, mut keeper, key, hash) = ready();
+    let p = PieceIndex::new;
+    keeper.sync_asked(key, 1, vec![p(1), p(0)]);
+    keeper.data_synced(&s, &mut st, key, 1);
+    // Its journal is being synced when the torrent stops on an error, begins anew, and has data synced again.
+    keeper.note(&s, &mut st, key, &hash, Note::Lost(p(0)));
+    keeper.note(&s, &mut st, key, &hash, Note::Begin { rewrite: false, checking: false });
+    keeper.sync_asked(key, 2, vec![p(0)]);
+    keeper.data_synced(&s, &mut st, key, 1);
+    keeper.data_synced(&s, &mut st, key, 2);
+    assert!(matches!(keeper.folder().work(), Job::Sync { .. }));
+    assert_eq!(keeper.turn(&s, &mut st), Some(Answer::Synced(key, 1)), "the older is not taken for the newer");
+    assert_eq!(keeper.turn(&s, &mut st), None);
+    assert!(matches!(keeper.folder().work(), Job::Sync { .. }));
+    assert_eq!(keeper.turn(&s, &mut st), Some(Answer::Synced(key, 2)));
+    assert!(keeper.is_idle());
+}
+
+#[test]
+fn what_is_lost_while_it_is_synced_is_not_noted_as_durable() {
+    let (s, mut st, mut keeper, key, hash) = ready();
+    let p = PieceIndex::new;
+    keeper.sync_asked(key, 1, vec![p(1), p(0)]);
+    keeper.note(&s, &mut st, key, &hash, Note::Lost(p(1)));
+    assert_eq!(keeper.kept[&key].asked, (1, vec![p(0)]));
+}
+
+#[test]
+fn what_makes_no_sense_is_set_aside_and_the_rest_comes() {
+    let golden = |name: &str| std::fs::read(format!("testdata/state/{name}")).expect("a golden file");
+    let hash = "e4667bb9b58f1c6bdedb414d2062d10c185863c0";
+    let mut folder = Files::default();
+    let newer = String::from_utf8_lossy(&golden("torrent-1-magnet")).replace("versioni1e", "versioni9e");
+    let files: [(String, Vec<u8>); 8] = [
+        (format!("{hash}.torrent"), golden("torrent-1")),
+        (format!("{}.torrent", "1".repeat(40)), golden("torrent-1")),
+        (format!("{}.torrent", "2".repeat(40)), golden("torrent-1-magnet")),
+        (format!("{}.torrent", "3".repeat(40)), Vec::new()),
+        (format!("{}.torrent", "4".repeat(40)), newer.into_bytes()),
+        (format!("{hash}.resume"), b"d4:have".to_vec()),
+        (format!("{hash}.have"), golden("have-1")),
+        ("dull.torrent".into(), b"not ours".to_vec()),
+    ];
+    folder.files.extend(files);
+    folder.files.get_mut(&format!("{hash}.have")).expect("it is there")[40] ^= 1;
+    let mut keeper = Keeper::new(folder, 5);
+    let all = keeper.recall().expect("a folder");
+    assert_eq!(all.iter().map(|a| a.meta.name.as_str()).collect::<Vec<_>>(), ["golden", "gold"]);
+    let (resume, journal) = keeper.load(&InfoHash::from_hex(hash).expect("40 digits"), 4);
+    assert_eq!((resume.map(|r| r.len()), journal.map(|j| j.len())), (Some(0), Some(224)), "there was something");
+    let mut aside: Vec<_> = keeper.folder().files.keys().filter(|n| n.ends_with(".bad")).cloned().collect();
+    aside.sort_unstable();
+    let mut wanted = vec![format!("{hash}.have.bad"), format!("{hash}.resume.bad")];
+    wanted.splice(0..0, ["1", "3"].map(|n| format!("{}.torrent.bad", n.repeat(40))));
+    assert_eq!(aside, wanted);
+}
+
+#[test]
+fn a_torrent_is_remembered_until_it_is_forgotten() {
+    let (s, mut st, mut keeper, key, hash) = ready();
+    keeper.remember(key, &hash, s.recollection(key).expect("it is there"));
+    assert_eq!(keeper.turn(&s, &mut st), None, "not before it is on the device");
+    assert!(matches!(keeper.folder().work(), Job::Replace { .. }));
+    assert_eq!(keeper.turn(&s, &mut st), Some(Answer::Remembered(key, Ok(()))));
+    assert_eq!(keeper.recall().expect("a folder").len(), 1);
+    // A change is on its way, and does not bring it back.
+    keeper.remember(key, &hash, s.recollection(key).expect("it is there"));
+    keeper.forget(key, &hash);
+    assert_eq!(keeper.recall().expect("a folder").len(), 0);
+    while !keeper.folder().jobs.is_empty() {
+        keeper.folder().work();
+    }
+    assert_eq!(keeper.folder().list().expect("a folder"), Vec::<String>::new());
+}
