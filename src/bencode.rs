@@ -668,6 +668,8 @@ mod tests {
         assert_eq!(fails(&nest(limits::BENCODE_DEPTH + 1)), Error::Depth { at: limits::BENCODE_DEPTH });
         assert_eq!(fails(&b"l".repeat(1 << 20)), Error::Depth { at: limits::BENCODE_DEPTH });
         assert_eq!(fails(&b"d1:a".repeat(1 << 18)), Error::Depth { at: 4 * limits::BENCODE_DEPTH });
+        let text = fails(&nest(limits::BENCODE_DEPTH + 1)).to_string();
+        assert_eq!(text, "bencode: at byte 32: nested deeper than 32");
     }
 
     #[test]
@@ -678,6 +680,7 @@ mod tests {
         assert_eq!(doc.root().items().count(), limits::BENCODE_TOKENS - 2);
         assert!(doc.tokens.capacity() * size_of::<Token>() <= 4 * (10 << 20), "four times the largest torrent");
         let more = list(limits::BENCODE_TOKENS - 1);
+        assert!(fails(&more).to_string().ends_with(&format!(": more than {} values", limits::BENCODE_TOKENS)));
         assert_eq!(fails(&more), Error::Tokens { at: more.len() - 1 });
     }
 

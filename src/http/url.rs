@@ -402,4 +402,20 @@ mod tests {
         assert_eq!(base.join("ftp://x/"), Err(UrlError::Scheme("ftp".into())));
         assert_eq!(base.join("/a\nb"), Err(UrlError::Character('\n')));
     }
+
+    #[test]
+    fn what_is_wrong_with_it_is_said() {
+        for (text, want) in [
+            ("host/path", "no scheme, wanted http://host/path"),
+            ("ftp://x/", "scheme \"ftp\", wanted http, https or udp"),
+            ("http:///x", "no host"),
+            ("http://a b/", "character ' ' not allowed"),
+            ("http://x:0/", "port \"0\", wanted 1 to 65535"),
+            ("http://[::x]/", "host \"[::x]\" is neither an ASCII name nor an IP address"),
+        ] {
+            assert_eq!(Url::parse(text).unwrap_err().to_string(), want, "{text:?}");
+        }
+        let long = format!("http://x/{}", "y".repeat(limits::URL));
+        assert_eq!(Url::parse(&long).unwrap_err().to_string(), "8201 bytes, at most 8192 allowed");
+    }
 }

@@ -384,4 +384,24 @@ mod tests {
             let _ = Magnet::parse(&String::from_utf8_lossy(&b));
         }
     }
+
+    #[test]
+    fn what_is_wrong_with_it_is_said() {
+        let two = format!("magnet:?xt=urn:btih:{HEX}&xt=urn:btih:{}", "0".repeat(40));
+        let v2 = |digit: &str| format!("xt=urn:btmh:1220{}", digit.repeat(64));
+        let two_v2 = format!("magnet:?{}&{}", v2("a"), v2("b"));
+        for (text, want) in [
+            ("http://x/", "neither a magnet link nor an info hash"),
+            ("magnet:?dn=x", "no xt=urn:btih: or xt=urn:btmh: in the magnet link"),
+            (&two, "two different info hashes in one magnet link"),
+            (&two_v2, "two different info hashes in one magnet link"),
+        ] {
+            assert_eq!(Magnet::parse(text).unwrap_err().to_string(), want, "{text:?}");
+        }
+        let bad = Magnet::parse("magnet:?xt=urn:btih:12\u{1b}").unwrap_err().to_string();
+        assert!(bad.contains("is not an info hash") && !bad.contains('\u{1b}'), "{bad:?}");
+        let long = format!("magnet:?{}", "x".repeat(LENGTH));
+        let want = format!("a magnet link of {} bytes, at most {LENGTH} allowed", long.len());
+        assert_eq!(Magnet::parse(&long).unwrap_err().to_string(), want);
+    }
 }

@@ -46,6 +46,13 @@ impl Bound {
         Ok(socket)
     }
 
+    /// The address is not, or no longer, one of this machine. Of IPv6 the kernel does not look at that again for a
+    /// socket that has been bound, and would send from it by another way.
+    pub(super) fn is_absent(&self, ip: IpAddr) -> bool {
+        let bound = self.socket(ip.is_ipv6(), Type::DGRAM).and_then(|s| s.bind(&SocketAddr::new(ip, 0).into()));
+        bound.is_err_and(|e| e.kind() == io::ErrorKind::AddrNotAvailable)
+    }
+
     /// Where to listen: the addresses, or all.
     pub(super) fn listening(&self) -> Vec<IpAddr> {
         match self.ips.is_empty() {
@@ -83,5 +90,7 @@ mod tests {
         }
         let elsewhere = Bound { ips: vec![[192, 0, 2, 1].into()], device: None };
         assert!(elsewhere.outgoing(false, Type::STREAM).is_err());
+        assert!(elsewhere.is_absent([192, 0, 2, 1].into()));
+        assert!(!elsewhere.is_absent([127, 0, 0, 1].into()) && !elsewhere.is_absent(Ipv6Addr::UNSPECIFIED.into()));
     }
 }

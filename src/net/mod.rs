@@ -440,13 +440,14 @@ impl Loop {
             self.on_event(event);
         }
         self.events = events;
+        // Before anything is sent.
+        self.network_turn();
         self.release_held();
         if self.accept_again.is_some_and(|at| at <= self.now) {
             self.accept_again = None;
             self.accept_all();
         }
         self.resolved();
-        self.network_turn();
         for _ in 0..DATAGRAMS {
             let Some((from, data)) = self.udp.recv() else { break };
             self.session.handle_datagram(self.now, from, data);
@@ -659,7 +660,7 @@ impl Loop {
             let text = e.to_string();
             let why = match exhausted(&e) {
                 true => CloseReason::Exhausted(text),
-                false if self.network.is_gone(&self.bound) => CloseReason::NoNetwork(text),
+                false if self.network.is_gone(&self.bound, addr.is_ipv6()) => CloseReason::NoNetwork(text),
                 false => CloseReason::Io(text),
             };
             self.session.handle(self.now, Input::Closed { conn, why });
@@ -777,6 +778,9 @@ impl Loop {
         wanted: &[bool],
     ) {
         let opened = self.disk.open(torrent, std::sync::Arc::clone(&layout), OpenSpec { dir });
+        if let Some(home) = self.session.home(torrent) {
+            self.disk.set_home(torrent, home);
+        }
         if opened.is_ok() {
             self.open.insert(torrent);
         }
@@ -830,6 +834,7 @@ impl Loop {
     fn record(&mut self, torrent: TorrentKey) -> Option<Vec<u8>> {
         let files = self.session.metainfo(torrent).map_or(0, |m| m.files.len());
         let stamps = self.stamps(torrent, files);
+        self.session.set_home(torrent, self.disk.home(torrent));
         self.session.record(self.now, torrent, stamps)
     }
 

@@ -4,14 +4,18 @@
 //!   made before belong to what is gone, new ones cannot be made, and nothing goes another way.
 //! - When an interface of that name is there again, it is another one. All sockets that wait for others are made anew
 //!   on the same port, and trackers and peers are called without further delay.
+//! - Bound to an address that goes away, it loses every connection of that family at once, and has no network over it
+//!   until the address is back. (Sockets that only listen can stay: nobody reaches them.)
 //! - Behind another gateway the port is mapped anew.
 
 use std::io;
+use std::net::{IpAddr, SocketAddr};
 
 use mio::Registry;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, netdevice};
 
 use super::bound::Bound;
+use super::link::Link;
 use super::listen::Listeners;
 use super::lsd::Groups;
 use super::portmap::{News, Portmap};
@@ -31,6 +35,10 @@ pub(super) struct Network {
     /// The kernel's number of the interface that the loop's sockets are bound to. `None` when they are not, or it is
     /// gone.
     index: Option<u32>,
+    /// The address to use in this family, IPv4 or IPv6, is gone.
+    without: [bool; 2],
+    /// Something has changed in this turn.
+    changed: bool,
     pub(super) portmap: Option<Portmap>,
 }
 
@@ -38,13 +46,13 @@ impl Network {
     /// Looks at it. `port` is the one listened on; `portmap`: a gateway is to forward it.
     pub(super) fn new(registry: &Registry, bound: &Bound, port: u16, portmap: bool) -> Result<Self, Error> {
         // Before the first look, so that no change is missed.
-        let wanted = portmap || bound.device.is_some();
+        let wanted = portmap || bound.device.is_some() || bound.ips.iter().any(|ip| !ip.is_loopback());
         let watch = wanted.then(|| Watch::open(registry, WATCH, portmap)).transpose().unwrap_or_else(|e| {
             log::info!("changes of the network will not be noticed: {e}");
             None
         });
         let index = bound.device.as_deref().and_then(index_of);
-        let mut this = Self { watch, index, portmap: None };
+        let mut this = Self { watch, index, without: [false; 2], changed: false, portmap: None };
         if portmap {
             let mut secret = [0; 20];
             getrandom::fill(&mut secret).map_err(|e| Error::Io(io::Error::other(e.to_string())))?;
@@ -54,13 +62,14 @@ impl Network {
         Ok(this)
     }
 
-    /// The interface that all is bound to is gone.
-    pub(super) fn is_gone(&self, bound: &Bound) -> bool {
-        bound.device.is_some() && self.index.is_none()
+    /// What sockets of this family are bound to is gone.
+    pub(super) fn is_gone(&self, bound: &Bound, v6: bool) -> bool {
+        bound.device.is_some() && self.index.is_none() || self.without[usize::from(v6)]
     }
 
     /// The kernel tells of a change.
     pub(super) fn on_ready(&mut self, now: Instant) {
+        self.changed = true;
         if let Some(watch) = &mut self.watch {
             watch.on_ready(now);
         }
@@ -85,6 +94,9 @@ impl Network {
 impl Loop {
     /// Looks after changes, and the gateway.
     pub(super) fn network_turn(&mut self) {
+        if std::mem::take(&mut self.network.changed) {
+            self.follow_addresses();
+        }
         if self.network.watch.as_mut().is_some_and(|w| w.turn(self.now)) {
             self.follow_interface();
             if let Some(portmap) = &mut self.network.portmap {
@@ -110,10 +122,7 @@ impl Loop {
         }
         if self.network.index.take().is_some() {
             log::warn!("interface {device} is gone: there is no network until it is back");
-            let conns: Vec<_> = self.links.iter().flatten().map(|link| link.conn).collect();
-            for conn in conns {
-                self.lost(conn, CloseReason::NoNetwork(format!("interface {device} is gone")));
-            }
+            self.lose(|_| true, &format!("interface {device} is gone"));
         }
         let Some(index) = index else { return };
         match self.listen_again() {
@@ -128,6 +137,38 @@ impl Loop {
                 let at = self.now + AGAIN;
                 self.network.watch.iter_mut().for_each(|w| w.again(at));
             }
+        }
+    }
+
+    /// Sees to it that nothing is sent from an address that is not ours any more.
+    fn follow_addresses(&mut self) {
+        for ip in self.bound.ips.clone() {
+            let (i, gone) = (usize::from(ip.is_ipv6()), self.bound.is_absent(ip));
+            if std::mem::replace(&mut self.network.without[i], gone) == gone {
+                continue;
+            }
+            if gone {
+                log::warn!("address {ip} is gone: there is no network from it until it is back");
+                self.udp.close(ip.is_ipv6());
+                self.lose(|own| own.is_ipv6() == ip.is_ipv6(), &format!("address {ip} is gone"));
+                continue;
+            }
+            let addr = SocketAddr::new(ip, self.listeners.port());
+            match self.udp.open_again(addr, &self.bound, self.poll.registry(), UDP_FIRST) {
+                Ok(()) => log::warn!("address {ip} is back"),
+                Err(e) => log::warn!("address {ip} is back, but for datagrams: {e}"),
+            }
+            self.session.on_network(self.now);
+            self.carry_out();
+        }
+    }
+
+    /// Loses the connections from these addresses of ours.
+    fn lose(&mut self, which: impl Fn(IpAddr) -> bool, why: &str) {
+        let of_those = |link: &&Link| link.local().is_none_or(|own| which(own.ip()));
+        let conns: Vec<_> = self.links.iter().flatten().filter(of_those).map(|link| link.conn).collect();
+        for conn in conns {
+            self.lost(conn, CloseReason::NoNetwork(why.to_owned()));
         }
     }
 

@@ -56,6 +56,28 @@ impl Datagrams {
         self.sockets[usize::from(v6)].as_ref().map(|own| &own.socket)
     }
 
+    /// This family has no address any more: nothing is sent from the one it had.
+    pub(super) fn close(&mut self, v6: bool) {
+        self.sockets[usize::from(v6)] = None;
+    }
+
+    /// It has it again.
+    pub(super) fn open_again(
+        &mut self,
+        addr: SocketAddr,
+        bound: &Bound,
+        registry: &Registry,
+        first: usize,
+    ) -> io::Result<()> {
+        let i = usize::from(addr.is_ipv6());
+        if self.sockets[i].is_none() {
+            let mut socket = open_near(addr.ip(), addr.port(), bound)?;
+            registry.register(&mut socket, Token(first + i), Interest::READABLE)?;
+            self.sockets[i] = Some(Own { socket, readable: true });
+        }
+        Ok(())
+    }
+
     pub(super) fn register(&mut self, registry: &Registry, first: usize) -> io::Result<()> {
         for (i, own) in self.sockets.iter_mut().enumerate() {
             if let Some(own) = own {
@@ -146,5 +168,12 @@ mod tests {
         assert_eq!(got, Some((taken.local_addr().unwrap(), b"there".to_vec())));
         assert!(ours.is_ready());
         assert!(ours.recv().is_none() && !ours.is_ready());
+        ours.close(false);
+        let to = taken.local_addr().unwrap();
+        assert_eq!(ours.send(to, b"x").unwrap_err().kind(), io::ErrorKind::AddrNotAvailable);
+        let poll = mio::Poll::new().expect("a poll");
+        ours.open_again(SocketAddr::new([127, 0, 0, 1].into(), port), &bound, poll.registry(), 0).unwrap();
+        ours.send(to, b"again").unwrap();
+        assert_eq!((taken.recv_from(&mut buf).unwrap().0, &buf[..5]), (5, &b"again"[..]));
     }
 }

@@ -516,6 +516,18 @@ impl Session {
         self.torrents.get_mut(key).map(|t| t.make_record(now, files))
     }
 
+    /// On which file system an earlier run found files of a torrent in the same folder, for [`Action::Open`].
+    pub fn home(&self, key: TorrentKey) -> Option<u64> {
+        self.torrents.get(key).and_then(|t| t.home)
+    }
+
+    /// Where they are now; comes with [`Session::record`].
+    pub fn set_home(&mut self, key: TorrentKey, home: Option<u64>) {
+        if let Some(t) = self.torrents.get_mut(key) {
+            t.home = home.or(t.home);
+        }
+    }
+
     /// What the next start should know of a torrent, for [`Action::Remember`].
     pub fn recollection(&self, key: TorrentKey) -> Option<Vec<u8>> {
         self.torrents.get(key).map(Torrent::recollection)

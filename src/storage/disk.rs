@@ -664,6 +664,14 @@ impl Storage for Disk {
         }
     }
 
+    fn home(&self, t: TorrentKey) -> Option<u64> {
+        self.files.home(t)
+    }
+
+    fn set_home(&mut self, t: TorrentKey, home: u64) {
+        self.files.set_home(t, home);
+    }
+
     fn file_stat(&mut self, t: TorrentKey, file: FileIndex) -> Option<FileStat> {
         self.files.stat(t, file)
     }

@@ -9,6 +9,7 @@
 //!
 //! A volume that has gone away leaves an empty folder, or none: nothing is made there. The download folder is made only
 //! where it has not been seen before, and one that is on another device than before must have a file of the torrent.
+//! What an earlier process has seen counts too: only what it saw on the file system that is there now was deleted.
 //!
 //! Invariants: at most `limit` descriptors of files are held, and [`FOLDERS`] of folders while work goes on.
 
@@ -104,8 +105,17 @@ pub(super) struct Files {
     folders: Vec<Folder>,
     /// All that were met.
     volumes: Vec<Volume>,
-    /// The device that each torrent's download folder was on when it was last there, also of those that are closed.
-    homes: Vec<Option<(TorrentKey, u64)>>,
+    /// Where each torrent's download folder was when it was last there, also of those that are closed.
+    homes: Vec<Option<Home>>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Home {
+    t: TorrentKey,
+    /// Which file system.
+    id: u64,
+    /// An earlier process has found it there, and this one not yet: it may have been deleted since.
+    earlier: bool,
 }
 
 /// What a read of a piece's bytes came to.
@@ -341,26 +351,43 @@ impl Files {
         self.folders.clear();
     }
 
+    fn put_home(&mut self, home: Home) {
+        if self.homes.len() <= home.t.index() {
+            self.homes.resize(home.t.index() + 1, None);
+        }
+        self.homes[home.t.index()] = Some(home);
+    }
+
+    /// See [`super::Storage::home`].
+    pub(super) fn home(&self, t: TorrentKey) -> Option<u64> {
+        self.homes.get(t.index()).copied().flatten().filter(|h| h.t == t).map(|h| h.id)
+    }
+
+    /// See [`super::Storage::set_home`].
+    pub(super) fn set_home(&mut self, t: TorrentKey, id: u64) {
+        if self.home(t).is_none() {
+            self.put_home(Home { t, id, earlier: true });
+        }
+    }
+
     /// The download folder. For writing it is made when it is missing, unless it has been there.
     fn dir(&mut self, t: TorrentKey, write: bool) -> Result<OwnedFd, DiskError> {
         let dir = &self.expect(t)?.dir;
-        let home = self.homes.get(t.index()).copied().flatten().filter(|h| h.0 == t).map(|h| h.1);
+        let home = self.homes.get(t.index()).copied().flatten().filter(|h| h.t == t);
         let mut r = sys::open_dir(dir);
-        if write && home.is_none() && r.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::NotFound) {
+        let may_make = home.is_none_or(|h| h.earlier && is_on(dir, h.id));
+        if write && may_make && r.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::NotFound) {
             std::fs::create_dir_all(dir).map_err(|e| DiskError::io(&e, dir, "make folder"))?;
             r = sys::open_dir(dir);
         }
         let fd = r.map_err(|e| DiskError::io(&e, dir, "open folder"))?;
-        let dev = sys::device(fd.as_fd()).map_err(|e| DiskError::io(&e, dir, "stat"))?;
-        if home != Some(dev) {
+        let id = sys::file_system(fd.as_fd()).map_err(|e| DiskError::io(&e, dir, "stat"))?;
+        if home.is_none_or(|h| h.id != id || h.earlier) {
             // A number may be another after a volume was mounted again.
-            if home.is_some() && !self.expect(t)?.has_any(fd.as_fd()) {
+            if home.is_some_and(|h| h.id != id) && !self.expect(t)?.has_any(fd.as_fd()) {
                 return Err(DiskError::new(DiskErrorKind::Unmounted, dir, "open folder"));
             }
-            if self.homes.len() <= t.index() {
-                self.homes.resize(t.index() + 1, None);
-            }
-            self.homes[t.index()] = Some((t, dev));
+            self.put_home(Home { t, id, earlier: false });
         }
         Ok(fd)
     }
@@ -758,6 +785,13 @@ impl Files {
     pub(super) fn open_count(&self) -> usize {
         self.open.iter().flatten().count()
     }
+}
+
+/// Whether the nearest folder above a path is on this file system: then the path was deleted, and is not missing for
+/// want of a volume.
+fn is_on(path: &Path, id: u64) -> bool {
+    let above = path.ancestors().skip(1).find_map(|p| sys::open_dir(p).ok());
+    above.is_some_and(|fd| sys::file_system(fd.as_fd()).is_ok_and(|there| there == id))
 }
 
 /// A path's folder and its last component.

@@ -340,6 +340,18 @@ pub trait Storage {
     /// What the file system says about a file; `None` when it is not there or not a plain file.
     fn file_stat(&mut self, t: TorrentKey, file: FileIndex) -> Option<FileStat>;
 
+    /// Which file system the download folder was on when it was last found; `None` when it was not, or nobody can tell.
+    fn home(&self, t: TorrentKey) -> Option<u64> {
+        let _ = t;
+        None
+    }
+
+    /// An earlier process found files of this torrent in its folder on this file system: where that is not mounted now,
+    /// nothing is made.
+    fn set_home(&mut self, t: TorrentKey, home: u64) {
+        let _ = (t, home);
+    }
+
     /// The disk is behind: read no more payload of this torrent for now. What has arrived is still taken.
     fn holds_back(&self, t: TorrentKey) -> bool {
         let _ = t;

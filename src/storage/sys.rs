@@ -52,8 +52,17 @@ pub(super) fn open_dir(path: &Path) -> io::Result<OwnedFd> {
     }
 }
 
-/// The number of the device that something is on.
-pub(super) fn device(fd: BorrowedFd<'_>) -> io::Result<u64> {
+/// A number that tells the file system from others, if possible also after it is mounted again.
+pub(super) fn file_system(fd: BorrowedFd<'_>) -> io::Result<u64> {
+    // SAFETY: an all-zero statvfs is a valid one.
+    let mut v: libc::statvfs = unsafe { std::mem::zeroed() };
+    // SAFETY: an open descriptor, and the structure is ours.
+    check(unsafe { libc::fstatvfs(fd.as_raw_fd(), &raw mut v) })?;
+    #[allow(clippy::unnecessary_cast)] // of other widths elsewhere
+    let id = v.f_fsid as u64;
+    if id != 0 {
+        return Ok(id);
+    }
     // SAFETY: an all-zero stat is a valid one.
     let mut s: libc::stat = unsafe { std::mem::zeroed() };
     // SAFETY: an open descriptor, and the structure is ours.

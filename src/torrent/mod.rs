@@ -36,6 +36,7 @@ mod suspects;
 pub mod swarm;
 
 use std::collections::VecDeque;
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -189,6 +190,8 @@ pub struct Torrent {
     save_at: Option<Instant>,
     stamps: resume::Stamps,
     memory: remember::Memory,
+    /// The file system that files of it were found on.
+    pub(crate) home: Option<u64>,
     picked: Vec<BlockRef>,
     /// Blocks came free: idle peers should be asked.
     kick: bool,
@@ -246,6 +249,7 @@ impl Torrent {
             save_at: None,
             stamps: resume::Stamps::default(),
             memory: remember::Memory::new(add.peers.clone()),
+            home: None,
             picked: Vec::new(),
             kick: false,
             retry: retry::Retry::default(),
@@ -266,6 +270,10 @@ impl Torrent {
             t.swarm.add(cx.now, addr, Source::User);
         }
         if let Some(r) = &t.record {
+            // Of another folder it tells nothing, nor of one that nothing was in.
+            let some = r.files.iter().flatten().any(|f| f.len > 0);
+            let here = r.home.as_ref().filter(|(dir, _)| some && dir[..] == *t.dir.as_os_str().as_bytes());
+            t.home = here.map(|h| h.1);
             t.uploaded = r.uploaded;
             t.downloaded = r.downloaded;
             t.wasted = r.wasted;
@@ -582,6 +590,7 @@ impl Torrent {
             durable: Some(self.safe.pieces.to_wire()),
             files,
             partial: self.picker.partials().collect(),
+            home: self.home.map(|id| (self.dir.as_os_str().as_bytes().to_vec(), id)),
             peers: self.swarm.worth_keeping(50).collect(),
             uploaded: self.uploaded,
             downloaded: self.downloaded,

@@ -4,6 +4,7 @@
 //! d 4:have  <bitfield, wire order>        pieces verified
 //!   7:durable <the same>                   those of them that are on the device (since version 2)
 //!   5:files l l len mtime_s mtime_ns inode e ... e     what each file looked like; empty list: absent
+//!   4:home l <download folder> i<file system>e e      where files were found; not in older ones
 //!   7:partial l l piece <bitmap of blocks> e ... e     pieces under way
 //!   5:peers l "ip:port" ... e   8:uploaded   10:downloaded   6:wasted   7:seeding (s)   7:version i2e e
 //! ```
@@ -29,6 +30,8 @@ pub(super) struct Record {
     pub durable: Option<Vec<u8>>,
     /// What each file looked like; `None` was absent.
     pub files: Vec<Option<FileStamp>>,
+    /// The download folder, and which file system it was on.
+    pub home: Option<(Vec<u8>, u64)>,
     /// Pieces under way and their blocks, in wire order.
     pub partial: Vec<(PieceIndex, Vec<u8>)>,
     /// Addresses that worked.
@@ -120,6 +123,10 @@ impl Record {
         w.end();
         w.key(b"have");
         w.bytes(&self.have);
+        if let Some((dir, id)) = &self.home {
+            // A pattern of bits, as inodes are.
+            w.key(b"home").begin_list().bytes(dir).int(*id as i64).end();
+        }
         w.key(b"partial");
         w.begin_list();
         for (piece, blocks) in &self.partial {
@@ -161,6 +168,7 @@ impl Record {
             have: root.get(b"have")?.as_bytes()?.to_vec(),
             durable,
             files: root.get(b"files")?.items().map(stamp).collect::<Option<_>>()?,
+            home: root.get(b"home").and_then(home),
             partial: root.get(b"partial")?.items().map(partial).collect::<Option<_>>()?,
             peers: root.get(b"peers")?.items().filter_map(|p| p.as_str()?.parse().ok()).collect(),
             uploaded: amount(b"uploaded")?,
@@ -182,6 +190,11 @@ fn stamp(node: Node<'_, '_>) -> Option<Option<FileStamp>> {
     }))
 }
 
+fn home(node: Node<'_, '_>) -> Option<(Vec<u8>, u64)> {
+    let mut items = node.items();
+    Some((items.next()?.as_bytes()?.to_vec(), items.next()?.as_int()? as u64))
+}
+
 fn partial(node: Node<'_, '_>) -> Option<(PieceIndex, Vec<u8>)> {
     let mut items = node.items();
     let piece = u32::try_from(items.next()?.as_int()?).ok()?;
@@ -200,6 +213,7 @@ mod tests {
                 Some(FileStamp { len: 5 << 30, mtime: (-3, 999_999_999), inode: u64::MAX, ..FileStamp::default() }),
                 None,
             ],
+            home: Some((b"/d".to_vec(), u64::MAX - 1)),
             partial: vec![(PieceIndex::new(7), vec![0xA0])],
             peers: vec!["[::1]:6881".parse().expect("an address")],
             uploaded: 1,

@@ -483,4 +483,33 @@ pub(super) mod tests {
             }
         }
     }
+
+    /// Whoever is shown the door is told which message it was, how long it was, and how long it may be.
+    #[test]
+    fn a_wrong_length_is_named() {
+        for (id, len, want) in [
+            (id::CHOKE, 2, "1"),
+            (id::UNCHOKE, 0, "1"),
+            (id::INTERESTED, 5, "1"),
+            (id::NOT_INTERESTED, 9, "1"),
+            (id::HAVE, 4, "5"),
+            (id::BITFIELD, 0, "1 or more"),
+            (id::REQUEST, 12, "13"),
+            (id::PIECE, 8, "9 or more"),
+            (id::CANCEL, 14, "13"),
+            (id::PORT, 5, "3"),
+            (id::SUGGEST, 6, "5"),
+            (id::HAVE_ALL, 2, "1"),
+            (id::HAVE_NONE, 3, "1"),
+            (id::REJECT, 1, "13"),
+            (id::ALLOWED_FAST, 1, "5"),
+            (id::EXTENDED, 1, "2 or more"),
+        ] {
+            let error = kind(id, len).expect_err("that is no length of it");
+            assert_eq!(error, WireError::BadLength { id, len });
+            let (name, text) = (name(id).expect("it has a name"), error.to_string());
+            assert!(text.contains(name) && text.contains(&len.to_string()) && text.contains(want), "{text}");
+        }
+        assert_eq!((name(99), kind(99, 0)), (None, Ok(Kind::Unknown)), "what is not known may be of any length");
+    }
 }

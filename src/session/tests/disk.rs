@@ -131,3 +131,19 @@ fn a_sync_that_was_begun_before_an_error_makes_nothing_durable() {
     assert_eq!(synced(&mut rig, new), u64::from(B));
     assert_eq!(synced(&mut rig, new), u64::from(B), "told twice");
 }
+
+#[test]
+fn where_its_files_were_is_known_after_a_restart_and_only_there() {
+    let c = Content::pieces(4, 1);
+    let (mut rig, t) = Rig::seed(&c);
+    rig.s.set_home(t, Some(9));
+    rig.s.set_home(t, None);
+    rig.s.pause(rig.now, t).unwrap();
+    rig.drive();
+    let record = rig.records.last().expect("it was saved").clone();
+    for (dir, home) in [("d", Some(9)), ("e", None)] {
+        let (mut rig, record) = (Rig::new(Config::default()), record.clone());
+        let t = rig.add(&c, |add| (add.resume, add.dir) = (Some(record), dir.into()));
+        assert_eq!(rig.s.home(t), home, "{dir}");
+    }
+}

@@ -241,3 +241,24 @@ fn who_was_dialled_finds_that_others_took_the_room() {
         rig.s.invariants();
     }
 }
+
+#[test]
+fn t17_blocks_that_nobody_asked_for_are_dropped_and_end_it_at_a_limit() {
+    let c = Content::pieces(4, 1);
+    let (mut rig, t) = Rig::leech(&c);
+    let conn = rig.peer(t, 1, true);
+    (0..limits::UNASKED).for_each(|_| rig.gives(conn, blk(0, 0)));
+    assert!(rig.is_open(conn));
+    assert_eq!((rig.status(t).have, rig.status(t).wasted), (0, u64::from(limits::UNASKED * B)));
+    rig.gives(conn, blk(0, 0));
+    assert!(matches!(rig.why_closed(conn), Some(CloseReason::Protocol(why)) if why.contains("nobody asked for")));
+}
+
+#[test]
+fn attempts_to_connect_under_way_at_once() {
+    let mut rig = Rig::new(Config::default());
+    let t = rig.add(&Content::pieces(4, 1), |_| {});
+    rig.learn(t, (0..4 * limits::HALF_OPEN as u8).map(|n| std::net::SocketAddr::from(([10, 0, 1, n], 6881))));
+    rig.pass(secs(1));
+    assert_eq!(rig.dialled.len(), limits::HALF_OPEN);
+}

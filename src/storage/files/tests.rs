@@ -100,3 +100,27 @@ fn what_an_earlier_process_wrote_is_synced_when_it_is_asked_for() {
     rig.s.files.write_at(T, 16_384, &[1]).unwrap();
     assert_eq!(rig.s.files.take_dirty(T).0, [f(1)]);
 }
+
+#[test]
+fn a_volume_that_an_earlier_process_saw_is_missed_and_a_deleted_folder_is_made() {
+    let (tmp, layout) = (TempDir::new(), layout(65_536, &[("t/a", 65_536)]));
+    let dir = tmp.path().join("volume/here");
+    let begin = |home: Option<u64>| {
+        let mut rig = Rig::new(Disk::new(config(Lane::Gather)), &layout, &dir);
+        home.into_iter().for_each(|home| rig.s.set_home(T, home));
+        (rig.s.prepare(T, &|_| true).map_err(|e| e.kind), rig.s.home(T))
+    };
+    let (made, home) = begin(None);
+    assert_eq!(made, Ok(()));
+    let home = home.expect("it was found");
+    // What lies there is not the file system that it was: it has no file of the torrent.
+    assert_eq!(begin(Some(home ^ 1)), (Err(DiskErrorKind::Unmounted), Some(home ^ 1)));
+    fs::create_dir_all(dir.join("t")).unwrap();
+    fs::write(dir.join("t/a"), [1; 5000]).unwrap();
+    assert_eq!(begin(Some(home ^ 1)), (Ok(()), Some(home)), "it has another number now");
+    fs::remove_dir_all(tmp.path().join("volume")).unwrap();
+    assert_eq!(begin(Some(home ^ 1)).0, Err(DiskErrorKind::Missing));
+    assert!(!tmp.path().join("volume").exists());
+    assert_eq!(begin(Some(home)).0, Ok(()), "somebody has deleted it");
+    assert!(dir.exists());
+}

@@ -76,6 +76,7 @@ fn every_format_of_the_rest_is_still_read() {
             have: vec![0xe0],
             durable,
             files: vec![Some(stamp), None],
+            home: None,
             partial: vec![(PieceIndex::new(3), vec![0x80])],
             peers: vec!["192.0.2.1:6881".parse().expect("one"), "[2001:db8::1]:51413".parse().expect("one")],
             uploaded: 1,

@@ -83,15 +83,22 @@ impl World {
             other => return Err(format!("bound to out0's address: {other:?}, wanted 5, and packets there")),
         };
         cable()?;
-        let back = self.comes_back(&far, &cable)?;
+        self.comes_back(&far, &cable, "lan0", 7)?;
+        let back = self.comes_back(&far, &cable, "10.78.0.1", 10)?;
         Ok(format!("none past lan0, nor when it was deleted, but {free} when bound to out0's address; {back}"))
     }
 
-    /// It seeds, its interface is replaced by another of that name, and it is dialled there.
-    fn comes_back(&self, far: &Host, cable: &dyn Fn() -> Result<(), String>) -> Result<String, String> {
+    /// It seeds, its interface is replaced by another of that name and address, and it is dialled there.
+    fn comes_back(
+        &self,
+        far: &Host,
+        cable: &dyn Fn() -> Result<(), String>,
+        to: &str,
+        n: u8,
+    ) -> Result<&'static str, String> {
         let torrent = self.torrent("alone", &[])?;
-        let mut seed = self.job(7, Client::Btmio, Role::Seed, &torrent)?;
-        seed.extra.push("--bind=lan0".to_owned());
+        let mut seed = self.job(n, Client::Btmio, Role::Seed, &torrent)?;
+        seed.extra.push(format!("--bind={to}"));
         seed.bind = false;
         let mut seeder = Client::Btmio.start(&seed)?;
         let log = || std::fs::read_to_string(seed.home.join("log")).unwrap_or_default();
@@ -106,14 +113,14 @@ impl World {
             let mut leecher = Client::Libtorrent.start(&leech)?;
             self.arrives(&mut leecher, &leech, &[seeder])
         };
-        fetch(8, &seeder)?;
+        fetch(n + 1, &seeder)?;
         run("ip link delete lan0")?;
-        says("interface lan0 is gone")?;
+        says(&format!("{to} is gone"))?;
         cable()?;
-        says("interface lan0 is back")?;
-        fetch(9, &seeder)?;
+        says(&format!("{to} is back"))?;
+        fetch(n + 2, &seeder)?;
         match seeder.child.exited() {
-            None => Ok("reached again when it was back".to_owned()),
+            None => Ok("reached again when interface or address was back"),
             Some(status) => Err(format!("btmio ended with {status}")),
         }
     }
