@@ -4,9 +4,10 @@
 //! who sent them. A tag whose address was forgotten finds nothing; it is not given to another.
 //! Dialling order is by due time; a failed attempt backs off, doubling from
 //! `BACKOFF` up to `BACKOFF_MAX`; an address the user gave is tried again sooner and never
-//! forgotten. Of addresses that are due, IPv4 and IPv6 take turns, as in RFC 8305, so that a family that leads nowhere
-//! from here takes half of the attempts at most. The list is bounded, by `limits::SWARM` unless the torrent may have more peers than that: a
-//! newcomer displaces the address that has failed most often, or is turned away when none has.
+//! forgotten. Of addresses that are due, IPv4 and IPv6 take turns, as in RFC 8305, so that a family
+//! that leads nowhere from here takes half of the attempts at most. The list is bounded, by
+//! `limits::SWARM` unless the torrent may have more peers than that: a newcomer displaces the address
+//! that has failed most often, or is turned away when none has.
 //!
 //! It opens no connections and counts none; `torrent` asks it for the next address to dial.
 
