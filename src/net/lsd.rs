@@ -10,12 +10,13 @@ use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 
+use mio::Registry;
 use mio::net::UdpSocket;
-use mio::{Interest, Registry, Token};
 use socket2::{InterfaceIndexOrAddress, Type};
 
 use super::bound::Bound;
 use super::interfaces::{self, Interface};
+use super::udp::Datagrams;
 use crate::lan::lsd::{GROUP, GROUP6, PORT};
 
 /// Addresses spoken from.
@@ -23,39 +24,29 @@ const MOST: usize = 16;
 /// Longer messages are none of ours.
 const SIZE: usize = 2048;
 
-struct Own {
-    socket: UdpSocket,
-    readable: bool,
-    /// Interfaces on which the group has been joined.
-    joined: BTreeSet<u32>,
-}
-
 pub(super) struct Groups {
-    /// IPv4, IPv6.
-    sockets: [Option<Own>; 2],
+    /// What came to a group.
+    pub(super) heard: Datagrams,
+    /// Interfaces on which the group has been joined: that of IPv4, that of IPv6.
+    joined: [BTreeSet<u32>; 2],
     bound: Bound,
-    buf: Vec<u8>,
 }
 
 impl Groups {
     /// Listens on what there is; a machine without IPv6, or whose port is taken by one that does not share it, goes
     /// without.
     pub(super) fn open(bound: &Bound, registry: &Registry, first: usize) -> Self {
-        let mut sockets = [None, None];
-        for (v6, own) in [false, true].into_iter().zip(&mut sockets) {
-            if !bound.has(v6) {
-                continue;
-            }
-            let opened = listen(v6, bound).and_then(|mut socket| {
-                registry.register(&mut socket, Token(first + usize::from(v6)), Interest::READABLE)?;
-                Ok(Own { socket, readable: false, joined: BTreeSet::new() })
-            });
-            match opened {
-                Ok(opened) => *own = Some(opened),
-                Err(e) => log::info!("not listening on the local network over IPv{}: {e}", if v6 { 6 } else { 4 }),
-            }
+        let sockets = [false, true].map(|v6| {
+            let told = |e: &io::Error| {
+                log::info!("not listening on the local network over IPv{}: {e}", if v6 { 6 } else { 4 });
+            };
+            bound.has(v6).then(|| listen(v6, bound).inspect_err(told).ok()).flatten()
+        });
+        let mut heard = Datagrams::of(sockets, SIZE);
+        if let Err(e) = heard.register(registry, first) {
+            log::info!("not listening on the local network: {e}");
         }
-        let mut groups = Self { sockets, bound: bound.clone(), buf: vec![0; SIZE] };
+        let mut groups = Self { heard, joined: Default::default(), bound: bound.clone() };
         groups.refresh();
         groups
     }
@@ -67,16 +58,16 @@ impl Groups {
             Vec::new()
         });
         let from = in_use(&all, &self.bound);
-        for own in self.sockets.iter_mut().flatten() {
+        for joined in &mut self.joined {
             // One that has gone, and comes back, is joined anew.
-            own.joined.retain(|index| from.iter().any(|(i, _)| i == index));
+            joined.retain(|index| from.iter().any(|(i, _)| i == index));
         }
         for &(index, ip) in &from {
-            let Some(own) = &mut self.sockets[usize::from(ip.is_ipv6())] else { continue };
-            if own.joined.contains(&index) {
+            let Some(socket) = self.heard.socket(ip.is_ipv6()) else { continue };
+            if !self.joined[usize::from(ip.is_ipv6())].insert(index) {
                 continue;
             }
-            let socket = socket2::SockRef::from(&own.socket);
+            let socket = socket2::SockRef::from(socket);
             let joined = match ip {
                 IpAddr::V4(_) => socket.join_multicast_v4_n(&GROUP, &InterfaceIndexOrAddress::Index(index)),
                 IpAddr::V6(_) => socket.join_multicast_v6(&GROUP6, index),
@@ -86,37 +77,8 @@ impl Groups {
                 Err(e) if e.kind() == io::ErrorKind::AddrInUse => {}
                 Err(e) => log::debug!("not listening for local peers on {ip}: {e}"),
             }
-            own.joined.insert(index);
         }
         from
-    }
-
-    /// Something came for the socket with token `first + i`.
-    pub(super) fn on_ready(&mut self, i: usize) {
-        if let Some(Some(own)) = self.sockets.get_mut(i) {
-            own.readable = true;
-        }
-    }
-
-    /// There is more to receive.
-    pub(super) fn is_ready(&self) -> bool {
-        self.sockets.iter().flatten().any(|own| own.readable)
-    }
-
-    /// The next datagram that came to a group.
-    pub(super) fn recv(&mut self) -> Option<(SocketAddr, &[u8])> {
-        for own in self.sockets.iter_mut().flatten().filter(|own| own.readable) {
-            match own.socket.recv_from(&mut self.buf) {
-                Ok((n, from)) => return Some((from, &self.buf[..n])),
-                Err(e) => {
-                    if e.kind() != io::ErrorKind::WouldBlock {
-                        log::debug!("receiving from the local network: {e}");
-                    }
-                    own.readable = false;
-                }
-            }
-        }
-        None
     }
 
     /// Sends the message for each group from every address in use.

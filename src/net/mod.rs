@@ -404,7 +404,7 @@ impl Loop {
 
     /// There are datagrams to receive.
     fn hears(&self) -> bool {
-        self.udp.is_ready() || self.groups.as_ref().is_some_and(Groups::is_ready) || self.network.is_ready()
+        self.udp.is_ready() || self.groups.as_ref().is_some_and(|g| g.heard.is_ready()) || self.network.is_ready()
     }
 
     /// How long the next turn may wait; `None` is for ever.
@@ -454,7 +454,7 @@ impl Loop {
         }
         if let Some(groups) = &mut self.groups {
             for _ in 0..MULTICASTS {
-                let Some((from, data)) = groups.recv() else { break };
+                let Some((from, data)) = groups.heard.recv() else { break };
                 self.session.handle_multicast(self.now, from, data);
             }
         }
@@ -492,7 +492,7 @@ impl Loop {
             HELPER => {}
             token if token >= LSD_FIRST => {
                 if let Some(groups) = &mut self.groups {
-                    groups.on_ready(token - LSD_FIRST);
+                    groups.heard.on_ready(token - LSD_FIRST);
                 }
             }
             token if token >= UDP_FIRST => self.udp.on_ready(token - UDP_FIRST),

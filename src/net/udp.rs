@@ -23,6 +23,7 @@ struct Own {
     readable: bool,
 }
 
+/// A socket of each family, and what came to them.
 pub(super) struct Datagrams {
     /// IPv4, IPv6.
     sockets: [Option<Own>; 2],
@@ -36,12 +37,23 @@ impl Datagrams {
         for ip in bound.listening() {
             let own = &mut sockets[usize::from(ip.is_ipv6())];
             match open_near(ip, port, bound) {
-                Ok(socket) if own.is_none() => *own = Some(Own { socket, readable: false }),
+                Ok(socket) if own.is_none() => *own = Some(socket),
                 Ok(_) => {}
                 Err(e) => log::info!("no datagrams over {ip}: {e}"),
             }
         }
-        Self { sockets, buf: vec![0; SIZE] }
+        Self::of(sockets, SIZE)
+    }
+
+    /// Those of IPv4 and IPv6, and the largest datagram that is read whole.
+    pub(super) fn of(sockets: [Option<UdpSocket>; 2], size: usize) -> Self {
+        let sockets = sockets.map(|s| s.map(|socket| Own { socket, readable: false }));
+        Self { sockets, buf: vec![0; size] }
+    }
+
+    /// A family's socket, if there is one.
+    pub(super) fn socket(&self, v6: bool) -> Option<&UdpSocket> {
+        self.sockets[usize::from(v6)].as_ref().map(|own| &own.socket)
     }
 
     /// This family has no address any more: nothing is sent from the one it had.
@@ -106,9 +118,7 @@ impl Datagrams {
 
     /// Sends one. An error tells that nothing gets there from here.
     pub(super) fn send(&self, to: SocketAddr, data: &[u8]) -> io::Result<()> {
-        let own = self.sockets[usize::from(to.is_ipv6())].as_ref();
-        let own = own.ok_or_else(no_address)?;
-        match own.socket.send_to(data, to) {
+        match self.socket(to.is_ipv6()).ok_or_else(no_address)?.send_to(data, to) {
             Ok(_) => Ok(()),
             Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => Ok(()),
             // A refusal is about a datagram sent earlier, to whomever.

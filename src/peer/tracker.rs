@@ -1,6 +1,6 @@
 //! A question to a tracker on its way: which torrent's, by which transport, over which address family.
 //!
-//! A tracker that has addresses of both families is asked over each (BEP 7): such an announce has
+//! A tracker that has addresses of both families is asked over each (BEP 7): such a question has
 //! two *legs*, each a connection of its own, that know each other by `sibling`. The first good answer
 //! counts as the tracker's; the other leg's only adds peers. `session::trackers` drives them.
 

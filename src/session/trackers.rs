@@ -2,11 +2,12 @@
 //!
 //! ```text
 //! Resolve -> addresses of one family -> one leg: its addresses are tried in turn
-//!         -> of both, for an announce -> two legs at once (BEP 7), which end as one:
-//!              the first good answer is told to the torrent; `stopped` waits for both
+//!         -> of both -> two legs at once (BEP 7), which end as one:
+//!              the first good answer is told to the torrent; `stopped` waits for both, a scrape for no other
 //! ```
 //!
-//! A redirect begins again with the new host, and stays within its leg's family. Scrapes have one leg.
+//! So a family that leads nowhere from here delays nothing. A redirect begins again with the new host, and stays within
+//! its leg's family.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -22,10 +23,11 @@ use crate::tracker::{Ask, Event, Reply, TrackerError};
 /// A tracker that has further addresses gets so many datagrams at one of them.
 const PATIENCE: u32 = 2;
 
-/// One family's part of an announce.
+/// One family's part of a question.
 struct Leg {
     v6: bool,
-    event: Event,
+    /// Of an announce.
+    event: Option<Event>,
     addrs: Vec<SocketAddr>,
 }
 
@@ -48,9 +50,8 @@ impl Session {
             Err(e) => return self.end(now, conn, Err(TrackerError::Resolve(e))),
         };
         t.last_error = None;
-        let first = t.addr.is_none() && t.family.is_none();
-        if let (true, Some(event)) = (first, t.event()) {
-            return self.set_legs(now, conn, event, addrs);
+        if t.addr.is_none() && t.family.is_none() {
+            return self.set_legs(now, conn, addrs);
         }
         if let Some(v6) = t.family {
             addrs.retain(|a| a.is_ipv6() == v6);
@@ -59,17 +60,19 @@ impl Session {
         self.try_next_address(now, conn);
     }
 
-    /// Makes one leg of an announce, or two.
-    fn set_legs(&mut self, now: Instant, conn: ConnKey, event: Event, addrs: Vec<SocketAddr>) {
+    /// Makes one leg of a question, or two.
+    fn set_legs(&mut self, now: Instant, conn: ConnKey, addrs: Vec<SocketAddr>) {
         let Some(Conn::Tracker(t)) = self.conns.get(conn) else { return };
         let both = addrs.iter().any(SocketAddr::is_ipv4) && addrs.iter().any(SocketAddr::is_ipv6);
         let torrent = self.torrents.get(t.torrent);
-        let event_of = |v6| match torrent {
-            Some(torrent) => torrent.known.event(t.tracker, v6, event),
-            // It has been removed since, and takes leave.
-            None => Some(event),
+        let event = t.event();
+        // The event of a leg; no leg where there is nothing to say.
+        let event_of = |v6| match (torrent, event) {
+            (Some(torrent), Some(event)) => torrent.known.event(t.tracker, v6, event).map(Some),
+            // A scrape, or it has been removed since, and takes leave.
+            _ => Some(event),
         };
-        let leg = |v6: bool, event: Event| Leg {
+        let leg = |v6: bool, event: Option<Event>| Leg {
             v6,
             event,
             addrs: addrs.iter().copied().filter(|a| a.is_ipv6() == v6).collect(),
@@ -93,8 +96,8 @@ impl Session {
         // Both are complete before either is begun: beginning may be the end of one.
         for (i, (&key, leg)) in keys.iter().zip(legs).enumerate() {
             let Some(t) = self.tracker(key) else { continue };
-            if let Ask::Announce(a) = &mut t.ask {
-                a.event = leg.event;
+            if let (Ask::Announce(a), Some(event)) = (&mut t.ask, leg.event) {
+                a.event = event;
             }
             if leg.event != event {
                 if let Ok(transport) = Transport::new(&t.url, &t.ask) {
@@ -289,9 +292,12 @@ impl Session {
                 torrent.tracker_knows(t.tracker, v6, event);
             }
         }
-        let (tracker, key) = (t.tracker, t.torrent);
+        let (tracker, key, sibling) = (t.tracker, t.torrent, t.sibling);
         let scrape = t.event().is_none();
         let (verdict, more) = self.join_legs(*t, result);
+        if let (true, Some(Ok(_)), Some(sibling)) = (scrape, &verdict, sibling) {
+            self.end(now, sibling, Err(TrackerError::Timeout));
+        }
         let Some(torrent) = self.torrents.get_mut(key) else { return };
         let mut cx = cx!(self, now);
         if let Some(reply) = more {

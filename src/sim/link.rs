@@ -397,6 +397,13 @@ impl Net {
         }
     }
 
+    /// To all that can be in the group.
+    pub(super) fn multicast(&mut self, from: u32, data: &[u8]) {
+        for to in (0..self.lines.len() as u32).filter(|to| *to != from) {
+            self.send_datagram(addr_of(from), addr_of(to), data);
+        }
+    }
+
     /// What arrived, and from where.
     pub(super) fn take_datagram(&mut self, id: u64) -> Option<(SocketAddr, Vec<u8>)> {
         self.datagrams.remove(&id)

@@ -52,6 +52,8 @@ use world::World;
 pub struct Options {
     /// Sessions in the swarm, 2 at least.
     pub nodes: u32,
+    /// They know of nobody, and there is no tracker: they find each other by multicast alone (BEP 14).
+    pub lan: bool,
     /// Where a transcript goes.
     pub lines: Option<Lines>,
     /// Where a capture of all traffic goes.
@@ -88,7 +90,8 @@ pub struct Report {
 /// # Panics
 /// When an assertion of the code under test fails; that is a finding like any other.
 pub fn run(seed: u64, options: &Options) -> Report {
-    World::new(Plan::draw(seed, options.nodes.max(2)), options).run()
+    let plan = Plan::draw(seed, options.nodes.max(2));
+    World::new(if options.lan { plan.on_lan() } else { plan }, options).run()
 }
 
 /// Runs a swarm in which nothing goes wrong.

@@ -473,8 +473,7 @@ impl Node {
                     }
                 }
                 Action::Hash { .. } => {}
-                // Everybody here is on a network of his own.
-                Action::Multicast { .. } => {}
+                Action::Multicast { messages: [v4, _] } => net.multicast(self.host, &v4),
                 Action::Prefetch { torrent, block } => self.disk.prefetch(torrent, block),
                 Action::Sync { torrent, ticket, pieces } => {
                     pieces.iter().for_each(|p| self.disk.cover(torrent, *p));

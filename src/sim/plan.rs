@@ -276,6 +276,18 @@ impl Plan {
         }
     }
 
+    /// The same nodes among themselves on a local network.
+    pub(super) fn on_lan(mut self) -> Self {
+        self.scripts.clear();
+        self.trackers.clear();
+        self.lines.truncate(self.nodes.len());
+        for node in &mut self.nodes {
+            node.knows.clear();
+            node.config.lsd = true;
+        }
+        self
+    }
+
     /// Scripted peers, trackers, and who knows whom.
     fn draw_strangers(&mut self, rng: &mut Rng, nodes: u32) {
         let scripts = if chance(rng, 500) { rng.u32(1..=(nodes / 4).max(1)) } else { 0 };

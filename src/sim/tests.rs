@@ -12,3 +12,12 @@ fn seeds_run_clean_and_twice_the_same() {
         assert!(a.received > 0, "seed {seed}: nothing moved");
     }
 }
+
+#[test]
+fn a_swarm_finds_itself_by_multicast_alone() {
+    for seed in 0..6 {
+        let report = run(seed, &Options { nodes: 4, lan: true, ..Options::default() });
+        assert!(report.violations.is_empty(), "seed {seed}: {:?}", report.violations);
+        assert!(report.received > 0, "seed {seed}: nothing moved");
+    }
+}

@@ -342,7 +342,11 @@ impl World {
         let Some((from, data)) = self.net.take_datagram(id) else { return };
         if let Some(n) = self.node(to) {
             if self.nodes[n].alive {
-                self.nodes[n].command(&mut self.net, |s, now| s.handle_datagram(now, from, &data));
+                // A group is known by its port. Here its messages are known by how they begin.
+                self.nodes[n].command(&mut self.net, |s, now| match data.starts_with(b"BT-SEARCH") {
+                    true => s.handle_multicast(now, from, &data),
+                    false => s.handle_datagram(now, from, &data),
+                });
                 self.due.push(to);
             }
         } else if let Some(t) = self.trackers.iter_mut().find(|t| t.host == to) {

@@ -4,8 +4,10 @@
 //! who sent them. A tag whose address was forgotten finds nothing; it is not given to another.
 //! Dialling order is by due time; a failed attempt backs off, doubling from
 //! `BACKOFF` up to `BACKOFF_MAX`; an address the user gave is tried again sooner and never
-//! forgotten. The list is bounded, by `limits::SWARM` unless the torrent may have more peers than that: a
-//! newcomer displaces the address that has failed most often, or is turned away when none has.
+//! forgotten. Of addresses that are due, IPv4 and IPv6 take turns, as in RFC 8305, so that a family
+//! that leads nowhere from here takes half of the attempts at most. The list is bounded, by
+//! `limits::SWARM` unless the torrent may have more peers than that: a newcomer displaces the address
+//! that has failed most often, or is turned away when none has.
 //!
 //! It opens no connections and counts none; `torrent` asks it for the next address to dial.
 
@@ -90,7 +92,10 @@ pub struct Swarm {
     /// Addresses ever known.
     born: u32,
     by_addr: BTreeMap<SocketAddr, PeerTag>,
-    due: BTreeSet<(Instant, PeerTag)>,
+    /// Of IPv4 and of IPv6.
+    due: [BTreeSet<(Instant, PeerTag)>; 2],
+    /// The family whose turn it is.
+    v6_next: bool,
     /// Banned for bad data: by [`network`], since a port is easily changed, and so is the rest of an IPv6 address.
     banned: BTreeSet<IpAddr>,
     /// The same, in the order of their bans.
@@ -154,7 +159,8 @@ impl Swarm {
             known: slab::Slab::new(),
             born: 0,
             by_addr: BTreeMap::new(),
-            due: BTreeSet::new(),
+            due: [BTreeSet::new(), BTreeSet::new()],
+            v6_next: false,
             banned: BTreeSet::new(),
             bans: VecDeque::new(),
         }
@@ -280,8 +286,8 @@ impl Swarm {
     }
 
     fn unschedule(&mut self, tag: PeerTag) {
-        if let Some(at) = self.get_mut(tag).and_then(|k| k.due.take()) {
-            self.due.remove(&(at, tag));
+        if let Some((at, v6)) = self.get_mut(tag).and_then(|k| Some((k.due.take()?, k.addr.is_ipv6()))) {
+            self.due[usize::from(v6)].remove(&(at, tag));
         }
     }
 
@@ -289,7 +295,8 @@ impl Swarm {
         self.unschedule(tag);
         if let Some(known) = self.get_mut(tag).filter(|k| k.dialable && !k.barred && k.conn.is_none()) {
             known.due = Some(at);
-            self.due.insert((at, tag));
+            let family = usize::from(known.addr.is_ipv6());
+            self.due[family].insert((at, tag));
         }
     }
 
@@ -305,23 +312,25 @@ impl Swarm {
 
     /// When the next address is due.
     pub fn next_due(&self) -> Option<Instant> {
-        self.due.first().map(|(at, _)| *at)
+        self.due.iter().filter_map(|family| family.first()).map(|(at, _)| *at).min()
     }
 
     /// The next address that is due, leaving out complete peers when `seeding`. The caller tells
     /// what became of it with [`Swarm::attach`] and [`Swarm::failed`].
     pub fn next(&mut self, now: Instant, seeding: bool) -> Option<(PeerTag, SocketAddr)> {
-        while let Some(&(at, tag)) = self.due.first() {
-            if at > now {
-                return None;
-            }
+        loop {
+            let due = |v6: bool| self.due[usize::from(v6)].first().filter(|(at, _)| *at <= now);
+            let &(_, tag) = due(self.v6_next).or_else(|| due(!self.v6_next))?;
             self.unschedule(tag);
             match self.get(tag) {
-                Some(k) if !(seeding && k.seed || self.is_banned(&k.addr)) => return Some((tag, k.addr)),
+                Some(k) if !(seeding && k.seed || self.is_banned(&k.addr)) => {
+                    let addr = k.addr;
+                    self.v6_next = addr.is_ipv4();
+                    return Some((tag, addr));
+                }
                 _ => {}
             }
         }
-        None
     }
 
     /// A connection to it exists.
@@ -498,6 +507,19 @@ mod tests {
         s.attach(tag, C);
         s.failed(now, tag, C);
         assert!(s.is_empty());
+    }
+
+    #[test]
+    fn families_take_turns_and_a_lone_one_waits_for_nobody() {
+        let mut s = Swarm::default();
+        let v6 = |n: u16| SocketAddr::from((Ipv6Addr::new(0xFD77, 0, 0, 0, 0, 0, 0, n), 1000));
+        (0..4).for_each(|n| assert!(s.add(at(0), addr(n), Source::Tracker)));
+        (0..2).for_each(|n| assert!(s.add(at(1), v6(n), Source::Tracker)));
+        assert_eq!((s.next_due(), s.next(at(0), false).map(|d| d.1)), (Some(at(0)), Some(addr(0))));
+        assert_eq!(s.next(at(0), false).map(|d| d.1), Some(addr(1)), "nobody else is due");
+        let rest: Vec<_> = std::iter::from_fn(|| s.next(at(1), false)).map(|d| d.1).collect();
+        assert_eq!(rest, [v6(0), addr(2), v6(1), addr(3)]);
+        assert_eq!(s.next_due(), None);
     }
 
     #[test]

@@ -304,6 +304,22 @@ mod tests {
     }
 
     #[test]
+    fn the_reply_of_bep_48() {
+        let (x, y) = (InfoHash::new([b'x'; 20]), InfoHash::new([b'y'; 20]));
+        // As printed, two ends of dictionaries are missing.
+        let printed = "d5:filesd20:xxxxxxxxxxxxxxxxxxxxd8:completei11e10:downloadedi13772e10:incompletei19e\
+                       20:yyyyyyyyyyyyyyyyyyyyd8:completei21e10:downloadedi206e10:incompletei20eee";
+        assert!(matches!(parse_scrape(printed.as_bytes(), &x), Err(TrackerError::BadReply(_))));
+        let meant = printed.replace("i19e", "i19ee") + "e";
+        let counts = |hash| {
+            let r = parse_scrape(meant.as_bytes(), hash).expect("both are there");
+            (r.seeders, r.downloaded, r.leechers)
+        };
+        assert_eq!(counts(&x), (Some(11), Some(13772), Some(19)));
+        assert_eq!(counts(&y), (Some(21), Some(206), Some(20)));
+    }
+
+    #[test]
     fn sloppy_but_clear() {
         let r = ok(b"d8:interval4:18005:peers0:8:completei1ee\r\n");
         assert_eq!((r.interval, r.seeders), (Some(Duration::from_secs(1800)), Some(1)));

@@ -9,6 +9,7 @@ mod dht;
 mod disk;
 mod gossip;
 mod hostile;
+mod idle;
 mod joining;
 mod life;
 mod limits;

@@ -244,6 +244,21 @@ fn an_upload_limit_holds_and_two_torrents_share_it() {
     }
 }
 
+/// Nothing seems to move then, and requests seem to be stuck.
+#[test]
+fn an_upload_limit_of_less_than_a_block_a_second_is_given_all_the_same() {
+    let c = Content::pieces(1, 64);
+    let (mut rig, t) = Rig::seed_with(&c, Config { up_limit: Some(1024), ..Config::default() });
+    let conn = rig.peer(t, 1, true);
+    rig.says(conn, &Message::Interested);
+    (0..16).for_each(|i| rig.says(conn, &Message::Request(blk(0, i))));
+    rig.pass(secs(1));
+    assert_eq!(rig.s.stats(rig.now).sent, u64::from(2 * B), "the burst");
+    // A block each sixteen seconds.
+    rig.pass(secs(96));
+    assert_eq!(rig.s.stats(rig.now).sent, u64::from((2 + 6) * B));
+}
+
 #[test]
 fn a_download_limit_holds_on_both_receive_paths() {
     let c = Content::pieces(4, 64);

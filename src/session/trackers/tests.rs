@@ -328,7 +328,7 @@ fn scrapes_change_counts_and_nothing_else() {
     w.s.scrape(w.now, w.key).unwrap();
     w.drain();
     assert_eq!(w.resolves.len(), 2, "those under way are not asked twice");
-    w.resolve(&BOTH);
+    w.resolve(&BOTH[..1]);
     let (to, data) = w.sent().remove(0);
     assert_eq!((to, &data[..12], data.len()), (V4.parse().unwrap(), &[0, 0, 0, 0, 0, 0, 0, 7, 0, 0, 0, 2][..], 36));
     w.answer(to, &[&[0, 0, 0, 2], &data[12..16], &[0, 0, 0, 5, 0, 0, 0, 6, 0, 0, 0, 8]].concat());
@@ -343,6 +343,53 @@ fn scrapes_change_counts_and_nothing_else() {
     let ok = w.alerts[before..].iter().filter(|o| matches!(o, TrackerOutcome::Scrape { seeders: Some(5), .. }));
     assert_eq!(ok.count(), 1);
     assert!(w.s.conns.iter().all(|(_, c)| c.peer().is_some()) && w.s.transactions.is_empty());
+}
+
+/// A family that leads nowhere does not keep the answer of the other.
+#[test]
+fn a_scrape_goes_over_both_families_and_the_first_answer_counts() {
+    let mut w = world(&["http://t/announce"]);
+    w.resolve(&BOTH[..1]);
+    let (conn, ..) = w.request();
+    w.reply(conn, "d8:intervali900e5:peers0:e");
+    let body = "d5:filesd20:HHHHHHHHHHHHHHHHHHHHd8:completei5e10:downloadedi6e10:incompletei8eeee";
+    let hash = w.s.torrents.get(w.key).unwrap().info_hash;
+    let scrapes = |w: &World| {
+        w.alerts.iter().filter(|o| matches!(o, TrackerOutcome::Scrape { .. } | TrackerOutcome::ScrapeError(_))).count()
+    };
+    for broken in [0, 1] {
+        w.alerts.clear();
+        w.s.scrape(w.now, w.key).unwrap();
+        w.drain();
+        w.resolve(&BOTH);
+        assert_eq!(w.connects.len(), 2, "one of each family");
+        assert_ne!(w.connects[0].1.is_ipv6(), w.connects[1].1.is_ipv6());
+        // The other says nothing at all, or is refused.
+        let silent = w.connects.remove(broken);
+        let (conn, _, request) = w.request();
+        assert!(request.starts_with("GET /scrape?info_hash="), "{request}");
+        let body = body.as_bytes();
+        let at = body.iter().position(|b| *b == b'H').unwrap();
+        let body = [&body[..at], &hash.as_bytes()[..], &body[at + 20..]].concat();
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
+        w.s.feed(w.now, conn, &[head.as_bytes(), &body].concat());
+        w.drain();
+        let status = &w.s.trackers(w.key)[0];
+        assert_eq!((status.seeders, status.downloaded, status.leechers), (Some(5), Some(6), Some(8)));
+        assert!(w.s.conns.iter().all(|(_, c)| c.peer().is_some()), "the other is not waited for");
+        w.s.handle(w.now, Input::Closed { conn: silent.0, why: CloseReason::Io("refused".into()) });
+        w.pass(60);
+        assert_eq!((scrapes(&w), w.errors()), (1, vec![]));
+    }
+    // Only when both fail it has failed, once.
+    w.alerts.clear();
+    w.s.scrape(w.now, w.key).unwrap();
+    w.drain();
+    w.resolve(&BOTH);
+    w.fail();
+    assert_eq!(scrapes(&w), 0);
+    w.fail();
+    assert_eq!((scrapes(&w), w.errors().len()), (1, 1));
 }
 
 #[cfg(feature = "tls")]

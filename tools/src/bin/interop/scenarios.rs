@@ -37,13 +37,17 @@ pub(crate) fn names() -> Vec<String> {
         "magnet-peer",
         "magnet-kept",
         "metadata-only",
-        // Not "pex-transmission", nor "pex-to-libtorrent" and "pex-to-transmission": run by name. Transmission names its
-        // peers every 90 s.
+        // Not "pex-transmission", which is run by name: it names its peers after 90 s.
         "pex-libtorrent",
+        "pex-to-libtorrent",
+        "pex-to-transmission",
+        // The other "lsd-A-to-B" with libtorrent, transmission or aria2 and btmio, and "lsd6-A-to-B" with libtorrent
+        // (Transmission 3.00 and aria2 1.36 join the IPv4 group alone), are run by name.
+        "lsd-libtorrent-to-btmio",
+        "lsd6-btmio-to-libtorrent",
         "opentracker",
         "opentracker-udp",
-        // Not "bind", nor "lsd-A-to-B" with libtorrent, transmission or aria2 and btmio, nor "lsd6-A-to-B" with libtorrent
-        // and btmio (Transmission 3.00 and aria2 1.36 join the IPv4 group alone): run by name.
+        // Not "bind": run by name.
         // Not "https", "https-nginx" and "gateway": the latter need nginx, and miniupnpd with nftables.
         // Not "opentracker-udp6": Debian's opentracker has no IPv6. It is run by name where a build has it.
         "udp",
