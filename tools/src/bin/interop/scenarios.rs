@@ -41,10 +41,8 @@ pub(crate) fn names() -> Vec<String> {
         "pex-libtorrent",
         "pex-to-libtorrent",
         "pex-to-transmission",
-        // The other "lsd-A-to-B" with libtorrent, transmission or aria2 and btmio, and "lsd6-A-to-B" with libtorrent
-        // (Transmission 3.00 and aria2 1.36 join the IPv4 group alone), are run by name.
-        "lsd-libtorrent-to-btmio",
-        "lsd6-btmio-to-libtorrent",
+        // Not "lsd-A-to-B" with libtorrent, transmission or aria2 and btmio, nor "lsd6-A-to-B" with libtorrent
+        // (Transmission 3.00 and aria2 1.36 join the IPv4 group alone): run by name.
         "opentracker",
         "opentracker-udp",
         // Not "bind": run by name.
