@@ -30,7 +30,9 @@ pub(super) fn blocklist(data: &[u8]) {
     assert_eq!(parsed.bad.len(), parsed.bad_count.min(BAD_SHOWN));
     assert!(parsed.bad.iter().all(|b| !b.to_string().contains(char::is_control)), "{:?}", parsed.bad);
     let mark = data.windows(3).any(|w| w == b"\xef\xbb\xbf");
-    if data.starts_with(&[0x1f, 0x8b]) || data.len() > 4096 || mark {
+    // A line that looks like gzip is that only when it stands alone.
+    let gzip = data.split(|&b| b == b'\n').any(|line| line.starts_with(&[0x1f, 0x8b]));
+    if gzip || data.len() > 4096 || mark {
         return;
     }
     let mut one_by_one = Blocklist::default();
