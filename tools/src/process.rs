@@ -137,6 +137,13 @@ pub fn program(name: &str) -> Result<PathBuf, String> {
     cargo.args(["build", "--workspace", "--quiet", "--bin", name]);
     cargo.args(["--profile", if profile == "debug" { "dev" } else { profile }]);
     cargo.arg("--manifest-path").arg(manifest).arg("--target-dir").arg(beside.join(".."));
+    // `cargo run` says here which package it runs. A build script that is asked again whenever that changes would
+    // have much of the tree compiled anew, now and by the next `cargo run`.
+    for (key, _) in std::env::vars_os() {
+        if key.to_str().is_some_and(|k| k.starts_with("CARGO_PKG_") || k.starts_with("CARGO_MANIFEST_")) {
+            cargo.env_remove(key);
+        }
+    }
     match cargo.status() {
         Ok(status) if status.success() => Ok(binary),
         Ok(status) => Err(format!("building {name}: cargo ended with {status}")),
