@@ -148,7 +148,8 @@ impl Node {
 
     /// Its machine loses its power, whether it runs or not: what it has said is durable.
     pub(super) fn cut(&mut self, net: &mut Net) -> Vec<PieceIndex> {
-        let claims = self.key.and_then(|k| self.session.claims(k));
+        let key = self.key.filter(|_| !self.disk.changed_hands);
+        let claims = key.and_then(|k| self.session.claims(k));
         let durable = claims.map_or_else(Vec::new, |(durable, _)| durable.iter_set().collect());
         if self.alive {
             self.kill(net);
