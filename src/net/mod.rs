@@ -315,8 +315,8 @@ impl Loop {
 
     /// Adds a torrent. Its resume record is taken from the state folder, unless `add` brings one.
     pub fn add(&mut self, mut add: Add) -> Result<TorrentKey, Error> {
-        let here = add.meta.info_hash.is_some_and(|h| self.session.find(&h).is_some());
-        if let (Some(state), Some(hash), false) = (&mut self.state, add.meta.info_hash, here) {
+        let hash = add.meta.info_hash.filter(|h| self.session.find(h).is_none());
+        if let (Some(state), Some(hash)) = (&mut self.state, hash) {
             if !state.folder().lock(&hash) {
                 return Err(Error::Busy(hash));
             }
@@ -332,7 +332,11 @@ impl Loop {
                 add.boot = state.boot();
             }
         }
-        self.command(|s, now| s.add(now, add))
+        let added = self.command(|s, now| s.add(now, add));
+        if let (Err(_), Some(state), Some(hash)) = (&added, &mut self.state, hash) {
+            state.folder().unlock(&hash);
+        }
+        added
     }
 
     /// A torrent is not among those that [`remembered`] finds any more. All else that is kept of it stays, so that it

@@ -19,7 +19,7 @@
 //!
 //! Invariants: at most one job is under way a torrent, its resume record apart.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use super::{Folder, Job, name};
 use crate::api::{Add, FileStamp, Note};
@@ -95,7 +95,7 @@ pub struct Keeper<F> {
     read: BTreeMap<InfoHash, (u32, usize)>,
     jobs: BTreeMap<u64, What>,
     ticket: u64,
-    answers: Vec<Answer>,
+    answers: VecDeque<Answer>,
 }
 
 impl<F: Folder> Keeper<F> {
@@ -108,7 +108,7 @@ impl<F: Folder> Keeper<F> {
             read: BTreeMap::new(),
             jobs: BTreeMap::new(),
             ticket: 0,
-            answers: Vec::new(),
+            answers: VecDeque::new(),
         }
     }
 
@@ -332,7 +332,7 @@ impl<F: Folder> Keeper<F> {
         if self.kept.get(&key).is_some_and(|k| k.stage == Stage::Absent) {
             self.snapshot(s, st, key);
         }
-        let Some(k) = self.kept.get_mut(&key) else { return self.answers.push(Answer::Synced(key, ticket)) };
+        let Some(k) = self.kept.get_mut(&key) else { return self.answers.push_back(Answer::Synced(key, ticket)) };
         if k.asked.0 != ticket {
             return;
         }
@@ -376,7 +376,7 @@ impl<F: Folder> Keeper<F> {
             Stage::Absent => {
                 k.lost = false;
                 if let Some(ticket) = k.waiting.take() {
-                    self.answers.push(Answer::Synced(key, ticket));
+                    self.answers.push_back(Answer::Synced(key, ticket));
                 }
             }
             Stage::Moving(..) | Stage::Naming => {}
@@ -467,7 +467,7 @@ impl<F: Folder> Keeper<F> {
                 self.snapshot(s, st, key);
             }
         }
-        self.answers.pop()
+        self.answers.pop_front()
     }
 
     fn job_done(&mut self, what: What, result: std::io::Result<()>) {
@@ -482,7 +482,7 @@ impl<F: Folder> Keeper<F> {
                 }
             }
             (What::Torrent(key), result) => {
-                self.answers.push(Answer::Remembered(key, result.map_err(|e| e.to_string())));
+                self.answers.push_back(Answer::Remembered(key, result.map_err(|e| e.to_string())));
             }
             (What::Other, result) => {
                 if let Err(e) = result {
@@ -500,7 +500,7 @@ impl<F: Folder> Keeper<F> {
                 if let (Some(k), Some(ticket)) = (self.kept.get_mut(&key), waited) {
                     // What was noted since, in another life of the torrent, is not covered by it.
                     k.waiting = k.waiting.filter(|t| *t != ticket);
-                    self.answers.push(Answer::Synced(key, ticket));
+                    self.answers.push_back(Answer::Synced(key, ticket));
                 }
                 self.sync_journal(key);
             }
