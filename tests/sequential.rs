@@ -45,7 +45,7 @@ fn sequential_order() {
         let peers = vec![seed.addr()];
         let add = Add { sequential, peers, paused: true, ..Add::new(sample.meta(), temp.path(name)) };
         let key = leech.lp.add(add).expect("added");
-        leech.lp.command(|s, _| s.set_sequential(key, later)).expect("it is there");
+        leech.lp.command(|s, now| s.set_sequential(now, key, later)).expect("it is there");
         leech.lp.resume(key).expect("it is there");
         complete(&mut [&mut leech, &mut seed], key);
         sample.assert_in(&temp.path(name));

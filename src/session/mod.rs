@@ -279,12 +279,8 @@ impl Session {
     }
 
     /// Fetches in order, or rarest first.
-    pub fn set_sequential(&mut self, key: TorrentKey, on: bool) -> Result<(), Error> {
-        let t = self.torrents.get_mut(key).ok_or(Error::NoSuchTorrent)?;
-        t.set_sequential(on);
-        let info_hash = t.info_hash;
-        self.actions.push_back(Action::Remember { torrent: key, info_hash });
-        Ok(())
+    pub fn set_sequential(&mut self, now: Instant, key: TorrentKey, on: bool) -> Result<(), Error> {
+        self.command(now, key, |t, cx| t.set_sequential(cx, on))
     }
 
     /// Limits the payload of all torrents together, in bytes per second; `None` is unlimited.

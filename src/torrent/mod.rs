@@ -363,9 +363,10 @@ impl Torrent {
     }
 
     /// Fetches in order, or rarest first.
-    pub(crate) fn set_sequential(&mut self, on: bool) {
+    pub(crate) fn set_sequential(&mut self, cx: &mut Cx<'_>, on: bool) {
         self.sequential = on;
         self.picker.set_sequential(on);
+        self.remember(cx);
     }
 
     /// Blocks that lie in pad files are zeros and are never missing (BEP 47). Returns the pieces that

@@ -118,6 +118,15 @@ impl World {
         self.asked.drain(..self.asked.len().saturating_sub(8));
     }
 
+    /// Nothing that is to be hashed is right, and what follows from that.
+    pub(super) fn refuse_hashes(&mut self) {
+        while let Some((torrent, piece, _)) = self.hashes.pop() {
+            self.s.handle(self.now, Input::Hashed { torrent, piece, ok: false, blocks: None });
+            self.drain();
+        }
+        self.check();
+    }
+
     pub(super) fn check(&self) {
         self.s.invariants();
         let stats = self.s.stats(self.now);
@@ -470,7 +479,7 @@ fn command(w: &mut World, b: &mut Bytes<'_>) {
         2 => w.s.verify(now, key),
         3 => w.s.remove(now, key, v & 64 != 0),
         4 => w.s.add_peer(now, key, addr(b.u8())),
-        5 => w.s.set_sequential(key, v & 64 != 0),
+        5 => w.s.set_sequential(now, key, v & 64 != 0),
         6 => {
             w.s.set_limits(Some(u64::from(b.u16())).filter(|r| *r > 0), Some(u64::from(b.u16())).filter(|r| *r > 0));
             Ok(())
@@ -503,11 +512,7 @@ pub(super) fn resume(data: &[u8]) {
         w.drain();
         w.s.handle(w.now, Input::Opened { torrent: key, files: vec![stamp; meta.files.len()] });
         w.drain();
-        while let Some((torrent, piece, _)) = w.hashes.pop() {
-            w.s.handle(w.now, Input::Hashed { torrent, piece, ok: false, blocks: None });
-            w.drain();
-        }
-        w.check();
+        w.refuse_hashes();
         let status = w.s.status(w.now, key).expect("it was added");
         assert!(status.have <= status.wanted && status.pieces.0 <= status.pieces.1);
         w.s.pause(w.now, key).expect("it is there");
