@@ -12,6 +12,20 @@ fn hex(f: &mut fmt::Formatter<'_>, bytes: &[u8]) -> fmt::Result {
     bytes.iter().try_for_each(|b| write!(f, "{b:02x}"))
 }
 
+/// So many bytes in hexadecimal digits of either case, and nothing else.
+pub(crate) fn from_hex<const N: usize>(text: &str) -> Option<[u8; N]> {
+    let digits = text.as_bytes();
+    if digits.len() != 2 * N || !digits.iter().all(u8::is_ascii_hexdigit) {
+        return None;
+    }
+    let value = |d: u8| char::from(d).to_digit(16).unwrap_or_default() as u8;
+    let mut out = [0; N];
+    for (byte, pair) in out.iter_mut().zip(digits.chunks_exact(2)) {
+        *byte = value(pair[0]) << 4 | value(pair[1]);
+    }
+    Some(out)
+}
+
 /// A version 1 info hash: SHA-1 of the raw `info` dictionary (BEP 3).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct InfoHash([u8; 20]);
@@ -27,15 +41,7 @@ impl InfoHash {
     }
     /// The hash in 40 hexadecimal digits, as it is displayed.
     pub fn from_hex(text: &str) -> Option<Self> {
-        let digits = text.as_bytes();
-        if digits.len() != 40 || !digits.iter().all(u8::is_ascii_hexdigit) {
-            return None;
-        }
-        let mut hash = [0; 20];
-        for (byte, two) in hash.iter_mut().zip(digits.chunks(2)) {
-            *byte = u8::from_str_radix(std::str::from_utf8(two).ok()?, 16).ok()?;
-        }
-        Some(Self(hash))
+        from_hex(text).map(Self)
     }
 }
 impl fmt::Display for InfoHash {

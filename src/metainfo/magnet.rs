@@ -25,7 +25,7 @@ use std::fmt;
 
 use crate::config::limits;
 use crate::http::{Scheme, Url, percent_decode};
-use crate::id::{InfoHash, InfoHashV2};
+use crate::id::{InfoHash, InfoHashV2, from_hex};
 
 /// Longest link that is read, in bytes.
 pub const LENGTH: usize = 256 << 10;
@@ -165,7 +165,7 @@ impl Magnet {
         } else if let Some(text) = after("urn:btmh:") {
             // Multihash: function 0x12 is SHA-256, length 0x20.
             let digits = text.strip_prefix("1220").ok_or_else(bad)?;
-            let hash = InfoHashV2::new(hex(digits).ok_or_else(bad)?);
+            let hash = InfoHashV2::new(from_hex(digits).ok_or_else(bad)?);
             if self.info_hash_v2.replace(hash).is_some_and(|old| old != hash) {
                 return Err(MagnetError::TwoHashes);
             }
@@ -181,20 +181,7 @@ impl Magnet {
 
 /// 40 hexadecimal or 32 base32 digits.
 fn info_hash(text: &str) -> Option<InfoHash> {
-    hex(text).or_else(|| base32(text)).map(InfoHash::new)
-}
-
-fn hex<const N: usize>(text: &str) -> Option<[u8; N]> {
-    let digits = text.as_bytes();
-    if digits.len() != 2 * N || !digits.iter().all(u8::is_ascii_hexdigit) {
-        return None;
-    }
-    let value = |d: u8| char::from(d).to_digit(16).unwrap_or_default() as u8;
-    let mut out = [0; N];
-    for (byte, pair) in out.iter_mut().zip(digits.chunks_exact(2)) {
-        *byte = value(pair[0]) << 4 | value(pair[1]);
-    }
-    Some(out)
+    from_hex(text).or_else(|| base32(text)).map(InfoHash::new)
 }
 
 /// RFC 4648, either case: 32 digits of 5 bits are 20 bytes.
