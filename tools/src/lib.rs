@@ -8,6 +8,7 @@ pub mod bad_disk;
 pub mod certificates;
 pub mod dht_node;
 pub mod fuzz;
+pub mod local;
 pub mod payload;
 pub mod process;
 pub mod tracker;

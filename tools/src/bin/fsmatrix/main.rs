@@ -15,9 +15,9 @@ mod volume;
 use btmio::api::{Add, Alert, State};
 use btmio::id::TorrentKey;
 use btmio::metainfo::Metainfo;
-use btmio::net::{Loop, LoopConfig, PortChoice};
+use btmio::net::Loop;
 use sha1::{Digest, Sha1};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -26,6 +26,7 @@ use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 use tools::alone::alone;
 use tools::bad_disk::serve_if_asked;
+use tools::local::new_loop;
 use tools::payload::{bytes_of, single_file};
 use volume::{Fault, Kind, Volume};
 
@@ -119,14 +120,6 @@ impl std::fmt::Display for Row {
         let turn = format!("{} ms", self.turn.as_millis());
         write!(f, "{clean:6} {:>4} % {resumed:>8} {:>6} {turn:>8}  {error}", self.other, self.wrong)
     }
-}
-
-/// A loop on 127.0.0.1 that knows nobody it is not told of.
-fn new_loop(up: Option<u64>) -> Result<Loop> {
-    let mut config =
-        LoopConfig { port: PortChoice::Exact(0), bind: vec![IpAddr::V4(Ipv4Addr::LOCALHOST)], ..LoopConfig::default() };
-    config.session.up_limit = up;
-    Loop::new(config).map_err(|e| e.to_string())
 }
 
 fn turn(lp: &mut Loop) -> Result<()> {

@@ -20,10 +20,10 @@ mod small;
 use btmio::api::{Add, Alert, State};
 use btmio::id::TorrentKey;
 use btmio::metainfo::Metainfo;
-use btmio::net::{Loop, LoopConfig, PortChoice, TurnTimes};
+use btmio::net::{Loop, TurnTimes};
 use sha1::{Digest, Sha1};
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::sync::Arc;
@@ -32,6 +32,7 @@ use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 use tools::alone::alone;
 use tools::bad_disk::{BadDisk, serve_if_asked};
+use tools::local::new_loop;
 use tools::payload::{bytes_of, single_file};
 use tools::process::program;
 
@@ -49,14 +50,6 @@ struct Seed {
     addr: SocketAddr,
     end: Arc<AtomicBool>,
     thread: Option<std::thread::JoinHandle<()>>,
-}
-
-/// A loop on 127.0.0.1 that knows nobody it is not told of.
-fn new_loop(up: Option<u64>) -> Result<Loop> {
-    let mut config =
-        LoopConfig { port: PortChoice::Exact(0), bind: vec![IpAddr::V4(Ipv4Addr::LOCALHOST)], ..LoopConfig::default() };
-    config.session.up_limit = up;
-    Loop::new(config).map_err(|e| e.to_string())
 }
 
 /// A turn; an error of any torrent ends it all.
