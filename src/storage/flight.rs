@@ -7,16 +7,17 @@
 //!
 //! Nothing is copied, and the loop does not wait. What is under way counts against the pool's limit, and a cap of each
 //! volume's own ([`StorageConfig::unwritten`](super::StorageConfig), shared out among those that write): beyond it
-//! [`Disk::holds_back_for`] says that no more payload should be read. A volume that hangs holds back nobody else's. Space is taken by the helper too, before the first write of the file, because jobs are done
-//! in order; until that is over the file's torrent is written by the helper even where the volume is fast.
+//! [`Disk::holds_back_for`] says that no more payload should be read. A volume that hangs holds back nobody else's.
+//! Space is taken by the helper too, before the first write of the file, because jobs are done in order; until that is
+//! over the file's torrent is written by the helper even where the volume is fast.
 //!
 //! Good pieces of a torrent are reported in the order in which they were found good, whoever writes them: one that the
 //! loop wrote waits for those before it, or playback of what has come would stumble whenever a volume turns fast.
 //!
 //! What it does not do: decide when a piece is written (`hash`, `disk`), or how fast a volume is (`volume`).
 //!
-//! Invariants: `bytes` is what the parcels under way hold, and `of_lane` what those of each volume do; a piece is in `pieces` exactly while parcels of it
-//! are under way; while it is, its files are not read. The first good piece of a torrent in `order` is not written yet.
+//! Invariants: `bytes` is what the parcels under way hold, and `of_lane` what those of each volume do; a piece is in
+//! `pieces` exactly while parcels of it are under way; while it is, its files are not read. The first good piece of a torrent in `order` is not written yet.
 
 #[cfg(test)]
 mod tests;

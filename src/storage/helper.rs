@@ -1,9 +1,8 @@
 //! The helper: threads for calls that may block, and nothing else.
 //!
 //! ```text
-//!                                    ┌ volume a ─▶ thread: job(), job() ... ┐
-//!   loop:  Hand::submit(volume, id,  ┤                                      ├▶ results of that hand ─▶ Hand::poll ─▶ loop
-//!                       job)         └ volume b ─▶ thread: job()            ┘         └─▶ wake(): the loop's poll returns
+//!   loop: Hand::submit(volume, id, job) ─┬ volume a ─▶ thread: job(), job() ─┬▶ results of that hand ─▶ Hand::poll
+//!                                        └ volume b ─▶ thread: job() ────────┘      └─▶ wake(): the loop's poll returns
 //! ```
 //!
 //! Taking space, syncing, renaming and a slow volume's writes stand in a disk's queue for as long as the disk likes. A
