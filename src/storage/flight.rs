@@ -17,7 +17,8 @@
 //! What it does not do: decide when a piece is written (`hash`, `disk`), or how fast a volume is (`volume`).
 //!
 //! Invariants: `bytes` is what the parcels under way hold, and `of_lane` what those of each volume do; a piece is in
-//! `pieces` exactly while parcels of it are under way; while it is, its files are not read. The first good piece of a torrent in `order` is not written yet.
+//! `pieces` exactly while parcels of it are under way; while it is, its files are not read. The first good
+//! piece of a torrent in `order` is not written yet.
 
 #[cfg(test)]
 mod tests;

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   loop: Hand::submit(volume, id, job) ─┬ volume a ─▶ thread: job(), job() ─┬▶ results of that hand ─▶ Hand::poll
-//!                                        └ volume b ─▶ thread: job() ────────┘      └─▶ wake(): the loop's poll returns
+//!                                        └ volume b ─▶ thread: job() ────────┘      └─▶ wake(): the poll returns
 //! ```
 //!
 //! Taking space, syncing, renaming and a slow volume's writes stand in a disk's queue for as long as the disk likes. A
