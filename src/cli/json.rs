@@ -19,8 +19,8 @@
 //! | `progress` | `state` `downloaded` `uploaded` `wasted` `have` `durable` `size` `percent` |
 //! | | `rate_down` `rate_up` `peers` `seeds` `eta` `ratio`; once a second, and at the end |
 //! | `stats` | `peers` `half_open` `wasted` `pieces_failed` `sync_errors` `banned` `turned_away` `evicted` |
-//! | | `peers_untold` `breaches` `stuck` `exhausted` `alerts_lost` `requests_in` `requests_over` `turns` `turn_p50_us` |
-//! | | `turn_p999_us` `turn_max_us` `turn_log2_us`: all torrents together, as often as `progress` |
+//! | | `peers_untold` `breaches` `stuck` `exhausted` `alerts_lost` `requests_in` `requests_over` `turns` |
+//! | | `turn_p50_us` `turn_p999_us` `turn_max_us` `turn_log2_us`: all torrents together, as often as `progress` |
 //! | `piece`, `file` | `piece`, `file`: it is complete and verified |
 //! | `peer` | `what` (`connected` or `closed`) `addr`, then `client` `incoming`, or `why` |
 //! | `tracker` | `url` `ok`, then `peers` `seeders` `leechers` `interval` `warning`, or `error` |
