@@ -68,6 +68,18 @@ pub struct Buffers {
     plan: PlaceList,
 }
 
+impl Buffers {
+    /// Gives back what the next transfers will take again: a crowd can make them large, and then leave.
+    pub fn trim(&mut self) {
+        *self = Self::default();
+    }
+
+    /// Bytes of memory held, up to those of a few hundred headers.
+    pub fn memory(&self) -> usize {
+        self.scratch.capacity() + self.spill.capacity() + self.plan.memory()
+    }
+}
+
 fn ended(e: &io::Error) -> Outcome {
     match e.kind() {
         io::ErrorKind::WouldBlock => Outcome::Blocked,

@@ -52,12 +52,17 @@ fn connections_that_the_system_keeps() {
 #[test]
 fn connections_accepted_in_one_turn() {
     let (mut lp, at) = listening();
-    let _some = knock(at, limits::ACCEPTS);
-    lp.turn(None).expect("a turn");
-    assert_eq!(waiting(at), 0);
-    let _more = knock(at, limits::ACCEPTS + 1);
-    lp.turn(None).expect("a turn");
-    assert_eq!(waiting(at), 1);
-    lp.turn(None).expect("a turn");
-    assert_eq!(waiting(at), 0);
+    // Turns until some are accepted: other things may wake the loop first.
+    let mut accepts = || {
+        let before = waiting(at);
+        while waiting(at) == before {
+            lp.turn(None).expect("a turn");
+        }
+        before - waiting(at)
+    };
+    let most = limits::ACCEPTS;
+    let _some = knock(at, most);
+    assert_eq!(accepts(), most as u32);
+    let _more = knock(at, most + 1);
+    assert_eq!((accepts(), accepts()), (most as u32, 1));
 }

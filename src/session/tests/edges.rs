@@ -78,6 +78,23 @@ fn blocks_that_one_read_may_bring() {
     }
 }
 
+/// What all connections share can be given back at any time, also within a block.
+#[test]
+fn working_memory_that_is_given_back() {
+    let c = Content::pieces(2, 2);
+    let (mut rig, t) = Rig::leech(&c);
+    let conn = rig.seeder(t, 1);
+    for block in requests(&rig.said(conn)) {
+        for part in rig.piece(conn, block).chunks(5000) {
+            rig.bytes(conn, part);
+            assert!(rig.bufs.memory() > 0);
+            rig.bufs.trim();
+            assert_eq!(rig.bufs.memory(), 0);
+        }
+    }
+    assert!(rig.status(t).is_complete());
+}
+
 #[test]
 fn a_disk_that_is_read_too_slowly_is_asked_again() {
     let c = Content::pieces(2, 1);
