@@ -67,6 +67,8 @@ pub(super) enum Event {
     Fault(u32),
     /// The plan's fault of this number ends.
     FaultEnds(u32),
+    /// A newcomer must have a piece.
+    FirstPiece { node: u32 },
     /// A node starts.
     Join { node: u32 },
     /// The owner of a node lets its failed torrent go on.
