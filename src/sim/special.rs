@@ -1,7 +1,7 @@
 //! Swarms that are drawn to ask one question, among those that are drawn to ask anything.
 //!
-//! - **A newcomer** (one seed in 64, with 8 to 19 nodes): does who has nothing to give get a first piece while others trade among
-//!   themselves? Without optimistic unchokes it would not:
+//! - **A newcomer** (one seed in 64, with 8 to 19 nodes): does who has nothing to give get a first piece while
+//!   others trade among themselves? Without optimistic unchokes it would not:
 //!
 //!   ```text
 //!     givers, 3, slots for all ──▶ traders, 2 slots each ◀── one newcomer, later
