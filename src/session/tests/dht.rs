@@ -86,7 +86,7 @@ fn datagrams_that_wait_for_the_driver_are_so_many() {
     let mut r = lonely();
     let id = NodeId::new([7; 20]);
     let ping = krpc::encode_query(b"aa", &krpc::Query { id, method: Method::Ping, want: None, read_only: true });
-    let mut ask = |r: &mut Rig, i: u16| {
+    let ask = |r: &mut Rig, i: u16| {
         r.now += crate::time::Duration::from_millis(50);
         let [a, b] = i.to_be_bytes();
         r.s.handle_datagram(r.now, SocketAddr::from(([40, 1, a, b], 6881)), &ping);
