@@ -859,7 +859,7 @@ fn agrees_with_a_model() {
             gather_limit: 256 << 10,
             map_limit: 128 << 10,
             max_open_files: 3,
-            hash_lanes: rng.usize(1..=4),
+            hash_lanes: rng.usize(1..=8),
             ..config(Lane::Auto)
         };
         let mut rig = Rig::new(Disk::new(conf), &layout, tmp.path());
