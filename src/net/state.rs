@@ -3,7 +3,6 @@
 //! What waits for the device is left to the helper, one job after the other; what does not is done at once. Files are
 //! the owner's alone. Nothing but plain files is read.
 
-use std::collections::VecDeque;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -14,7 +13,7 @@ use crate::error::Error;
 use crate::id::InfoHash;
 use crate::state::{FILE_MAX, Folder, Job};
 use crate::storage::helper::Hand;
-use crate::storage::lock_byte;
+use crate::storage::{file_system_of, lock_byte};
 
 /// Does not follow links, does not wait for the other end of a FIFO.
 const SAFE: i32 = libc::O_NOFOLLOW | libc::O_NONBLOCK;
@@ -29,8 +28,8 @@ pub(super) struct StateDir {
     /// What the DHT node knows is this process's to keep, and no other's.
     pub(super) has_dht: bool,
     hand: Hand,
-    /// Jobs the helper has no room for yet.
-    backlog: VecDeque<(u64, Job)>,
+    /// What the helper tells its volume by.
+    volume: u64,
 }
 
 impl StateDir {
@@ -45,7 +44,8 @@ impl StateDir {
         // A volume that is full or read-only keeps nobody from starting.
         let locks = options.open(&path).map(Arc::new);
         let locks = locks.map_err(|e| log::warn!("{}: no lock against another instance: {e}", path.display())).ok();
-        let mut state = Self { dir, locks, has_dht: false, hand, backlog: VecDeque::new() };
+        let volume = file_system_of(&dir);
+        let mut state = Self { dir, locks, has_dht: false, hand, volume };
         state.has_dht = state.lock_at(0);
         Ok(state)
     }
@@ -71,23 +71,9 @@ impl StateDir {
         }
     }
 
-    fn push_jobs(&mut self) {
-        while let Some((ticket, job)) = self.backlog.pop_front() {
-            let (dir, locks, kept) = (self.dir.clone(), self.locks.clone(), job.clone());
-            let work = move || {
-                let _held = locks;
-                carry_out(&dir, &job)
-            };
-            if self.hand.submit(ticket, Box::new(work)).is_err() {
-                return self.backlog.push_front((ticket, kept));
-            }
-        }
-    }
-
-    /// Without a helper thread: does a job. True when more wait.
+    /// Where the helper has no thread: does a job. True when more wait.
     pub(super) fn work(&mut self) -> bool {
-        self.push_jobs();
-        self.hand.work() || !self.backlog.is_empty() && !self.hand.is_threaded()
+        self.hand.work()
     }
 }
 
@@ -175,14 +161,16 @@ impl Folder for StateDir {
     }
 
     fn submit(&mut self, ticket: u64, job: Job) {
-        self.backlog.push_back((ticket, job));
-        self.push_jobs();
+        let (dir, locks) = (self.dir.clone(), self.locks.clone());
+        let work = move || {
+            let _held = locks;
+            carry_out(&dir, &job)
+        };
+        self.hand.submit(self.volume, ticket, Box::new(work));
     }
 
     fn poll_done(&mut self) -> Option<(u64, io::Result<()>)> {
-        let done = self.hand.poll();
-        self.push_jobs();
-        done
+        self.hand.poll()
     }
 }
 

@@ -139,16 +139,14 @@ impl Disk {
             if self.finish_one() {
                 continue;
             }
-            // What the helper writes makes no room at once; a little of it has to be under way, that is all.
             let slow = |k: &ExtentKey| self.by_helper(k.t);
             if let Some((old, slot)) = self.pool.oldest(|k, s| plan.uses_heap(s) || slow(k)) {
                 self.evict(old, slot);
                 continue;
             }
-            if self.flights.bytes() == 0 {
-                if let Some((old, slot)) = self.pool.oldest(|_, s| plan.uses_heap(s)) {
-                    self.send_extent(old, slot);
-                }
+            // What the helper writes makes no room at once; a little of it has to be under way, that is all.
+            if let Some((old, slot)) = self.pool.oldest(|k, s| plan.uses_heap(s) || self.is_writing(k.t)) {
+                self.send_extent(old, slot);
             }
             if !plan.is_empty() {
                 return Ok(None);

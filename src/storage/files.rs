@@ -49,9 +49,8 @@ struct FileState {
     dirty: bool,
     /// Whatever earlier processes wrote to it counts as dirty too, since it was asked for.
     covered: bool,
-    /// Its space is being taken, and how long it was before.
+    /// Its space is being taken.
     taking: bool,
-    had: u64,
     /// It cannot be mapped.
     no_map: bool,
     /// Not chosen: all it gets is its part of pieces that it shares with files that are.
@@ -67,6 +66,8 @@ pub(super) struct Torrent {
     volume: Option<usize>,
     /// Files whose space is being taken.
     taking: u32,
+    /// The volume by which the helper keeps its jobs in order: one for as long as it is open, wherever its files are.
+    lane: Option<u64>,
     /// Folders that names were made in since the last sync.
     new_names: BTreeSet<String>,
     files: Box<[FileState]>,
@@ -127,6 +128,29 @@ pub(super) enum ReadEnd {
     Short(DiskErrorKind, FileIndex),
 }
 
+/// A file's space, to be taken.
+pub(super) struct Space {
+    handle: Arc<File>,
+    had: u64,
+    len: u64,
+}
+
+impl Space {
+    /// Takes it. An `EOPNOTSUPP` is no failure: the file has holes then.
+    pub(super) fn take(&self) -> io::Result<()> {
+        match sys::fallocate(&self.handle, 0, self.len) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(sys::errno(libc::EOPNOTSUPP)),
+            Err(e) => {
+                // ext4 keeps what it got until the file is cut back. Nothing is behind its old end yet: what is
+                // written waits for this.
+                let _ = self.handle.set_len(self.had);
+                Err(e)
+            }
+        }
+    }
+}
+
 impl Files {
     pub(super) fn new(limit: usize, backend: Backend, allocate: Allocate) -> Self {
         Self {
@@ -147,8 +171,16 @@ impl Files {
             self.torrents.resize_with(t.index() + 1, || None);
         }
         let files = vec![FileState::default(); layout.files().len()].into_boxed_slice();
-        self.torrents[t.index()] =
-            Some(Torrent { key: t, layout, dir, volume: None, taking: 0, new_names: BTreeSet::new(), files });
+        self.torrents[t.index()] = Some(Torrent {
+            key: t,
+            layout,
+            dir,
+            volume: None,
+            taking: 0,
+            lane: None,
+            new_names: BTreeSet::new(),
+            files,
+        });
     }
 
     pub(super) fn get(&self, t: TorrentKey) -> Option<&Torrent> {
@@ -173,6 +205,11 @@ impl Files {
     /// Whether writing a torrent's files may take long, as far as is known.
     pub(super) fn is_slow(&self, t: TorrentKey) -> bool {
         self.get(t).is_none_or(|x| x.taking > 0 || x.volume.is_none_or(|v| !self.volumes[v].is_fast()))
+    }
+
+    /// By which volume the helper keeps a torrent's jobs in order.
+    pub(super) fn lane_of(&self, t: TorrentKey) -> u64 {
+        self.get(t).and_then(|x| x.lane).unwrap_or(0)
     }
 
     /// A torrent's volume, and whether the next write to it, of so many bytes, is to be a probe.
@@ -269,8 +306,10 @@ impl Files {
             }
         };
         let kind = self.volumes[volume].kind;
+        let home = self.home(t);
         if let Some(torrent) = self.get_mut(t) {
             torrent.volume = Some(volume);
+            torrent.lane = torrent.lane.or(home);
         }
         let open = Some(Open { t, file, handle: Arc::new(handle), write, kind, used: count });
         let slot = match self.open.iter().position(Option::is_none) {
@@ -449,21 +488,12 @@ impl Files {
 
     /// Takes a file's space, once. See [`super::Storage::allocate`].
     pub(super) fn allocate(&mut self, t: TorrentKey, file: FileIndex) -> Result<(), DiskError> {
-        let Some((handle, len)) = self.begin_allocate(t, file)? else { return Ok(()) };
-        let taken = sys::fallocate(&handle, 0, len);
-        self.end_allocate(
-            t,
-            file,
-            taken.and_then(|taken| if taken { Ok(()) } else { Err(sys::errno(libc::EOPNOTSUPP)) }),
-        )
+        let Some(space) = self.begin_allocate(t, file)? else { return Ok(()) };
+        self.end_allocate(t, file, space.take())
     }
 
     /// What to take space for, unless there is nothing to take. [`Files::end_allocate`] is told what came of it.
-    pub(super) fn begin_allocate(
-        &mut self,
-        t: TorrentKey,
-        file: FileIndex,
-    ) -> Result<Option<(Arc<File>, u64)>, DiskError> {
+    pub(super) fn begin_allocate(&mut self, t: TorrentKey, file: FileIndex) -> Result<Option<Space>, DiskError> {
         let Some(f) = self.expect(t)?.layout.files().get(file.idx()) else { return Ok(None) };
         let (len, pad) = (f.len, f.pad);
         if pad || self.state(t, file).is_none_or(|s| s.allocated) {
@@ -483,12 +513,12 @@ impl Files {
             } else if open.kind != FsKind::Ram {
                 let handle = Arc::clone(&open.handle);
                 if let Some(s) = self.state(t, file) {
-                    (s.allocated, s.taking, s.had) = (true, true, before.len());
+                    (s.allocated, s.taking) = (true, true);
                 }
                 if let Some(torrent) = self.get_mut(t) {
                     torrent.taking += 1;
                 }
-                return Ok(Some((handle, len)));
+                return Ok(Some(Space { handle, had: before.len(), len }));
             }
         }
         if let Some(s) = self.state(t, file) {
@@ -507,7 +537,6 @@ impl Files {
     ) -> Result<(), DiskError> {
         let Some(s) = self.state(t, file).filter(|s| s.taking) else { return Ok(()) };
         s.taking = false;
-        let had = s.had;
         let failed = match result {
             Ok(()) => {
                 s.sparse = false;
@@ -525,12 +554,7 @@ impl Files {
         if let Some(torrent) = self.get_mut(t) {
             torrent.taking -= 1;
         }
-        let Some(e) = failed else { return Ok(()) };
-        // ext4 keeps what it got until the file is cut back. Nothing was written behind its old end meanwhile.
-        if let Ok(slot) = self.slot(t, file, true) {
-            let _ = self.handle(slot).set_len(had);
-        }
-        Err(self.error(&e, t, file, "take space"))
+        failed.map_or(Ok(()), |e| Err(self.error(&e, t, file, "take space")))
     }
 
     /// Writes bytes at an offset of the torrent, over as many files as they touch.
@@ -778,6 +802,12 @@ impl Files {
         let r = handle.read_exact_at(&mut byte, at).map_err(|e| (e, "read"));
         let r = r.and_then(|()| if write { handle.write_all_at(&byte, at).map_err(|e| (e, "write")) } else { Ok(()) });
         r.err().map(|(e, op)| self.error(&e, t, file, op))
+    }
+
+    /// As if the torrent were on another volume.
+    #[cfg(test)]
+    pub(super) fn set_lane(&mut self, t: TorrentKey, lane: u64) {
+        self.get_mut(t).expect("it is open").lane = Some(lane);
     }
 
     /// Descriptors held.

@@ -5,18 +5,20 @@
 //!                                 `left` of its piece + 1                                 left - 1; 0: Done::Hashed
 //! ```
 //!
-//! Nothing is copied, and the loop does not wait. What is under way counts against the pool's limit, and a cap of its
-//! own ([`StorageConfig::unwritten`](super::StorageConfig)): beyond it [`Disk::holds_back_for`] says that no more
-//! payload should be read. Space is taken by the helper too, before the first write of the file, because jobs are done
-//! in order; until that is over the file's torrent is written by the helper even where the volume is fast.
+//! Nothing is copied, and the loop does not wait. What is under way counts against the pool's limit, and a cap of each
+//! volume's own ([`StorageConfig::unwritten`](super::StorageConfig), shared out among those that write): beyond it
+//! [`Disk::holds_back_for`] says that no more payload should be read. A volume that hangs holds back nobody else's.
+//! Space is taken by the helper too, before the first write of the file, because jobs are done in order; until that is
+//! over the file's torrent is written by the helper even where the volume is fast.
 //!
 //! Good pieces of a torrent are reported in the order in which they were found good, whoever writes them: one that the
 //! loop wrote waits for those before it, or playback of what has come would stumble whenever a volume turns fast.
 //!
 //! What it does not do: decide when a piece is written (`hash`, `disk`), or how fast a volume is (`volume`).
 //!
-//! Invariants: `bytes` is what the parcels under way hold; a piece is in `pieces` exactly while parcels of it
-//! are under way; while it is, its files are not read. The first good piece of a torrent in `order` is not written yet.
+//! Invariants: `bytes` is what the parcels under way hold, and `of_lane` what those of each volume do; a piece is in
+//! `pieces` exactly while parcels of it are under way; while it is, its files are not read. The first good
+//! piece of a torrent in `order` is not written yet.
 
 #[cfg(test)]
 mod tests;
@@ -30,9 +32,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// A range of a buffer, and where it goes.
@@ -45,6 +46,7 @@ struct Part {
 }
 
 /// What comes back from the helper.
+#[derive(Debug)]
 struct Returned {
     buf: Vec<u8>,
     failed: Option<(FileIndex, io::Error)>,
@@ -55,10 +57,19 @@ struct Returned {
 /// What the helper is doing.
 #[derive(Debug)]
 enum Errand {
-    Write { t: TorrentKey, piece: PieceIndex, volume: usize, bytes: usize },
+    Write { t: TorrentKey, piece: PieceIndex, parcel: Parcel },
     Space { t: TorrentKey, file: FileIndex },
     Sync { took: Arc<AtomicU64> },
     Read { t: TorrentKey, piece: PieceIndex },
+}
+
+/// An extent under way.
+#[derive(Debug)]
+struct Parcel {
+    lane: u64,
+    volume: usize,
+    bytes: usize,
+    back: Arc<Mutex<Option<Returned>>>,
 }
 
 /// A piece with parcels under way.
@@ -75,13 +86,11 @@ struct Landing {
 /// Everything the helper has been given.
 #[derive(Debug)]
 pub(super) struct Flights {
-    /// Not handed over yet: the helper's queue is full.
-    waiting: VecDeque<(u64, Parked)>,
     errands: BTreeMap<u64, Errand>,
     pieces: BTreeMap<(TorrentKey, PieceIndex), Landing>,
     bytes: usize,
-    pub(super) cap: usize,
-    back: (Sender<Returned>, Receiver<Returned>),
+    of_lane: BTreeMap<u64, usize>,
+    cap: usize,
     count: u64,
     /// Good pieces, in the order of their reports, with the report of what is written already.
     order: VecDeque<(TorrentKey, PieceIndex, Option<Done>)>,
@@ -89,23 +98,14 @@ pub(super) struct Flights {
     marks: BTreeMap<TorrentKey, u64>,
 }
 
-struct Parked(Job);
-
-impl std::fmt::Debug for Parked {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Job")
-    }
-}
-
 impl Flights {
     pub(super) fn new(cap: usize) -> Self {
         Self {
-            waiting: VecDeque::new(),
             errands: BTreeMap::new(),
             pieces: BTreeMap::new(),
             bytes: 0,
+            of_lane: BTreeMap::new(),
             cap,
-            back: channel(),
             count: 0,
             order: VecDeque::new(),
             marks: BTreeMap::new(),
@@ -115,6 +115,21 @@ impl Flights {
     /// Bytes on their way to files.
     pub(super) const fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    fn bytes_of(&self, lane: u64) -> usize {
+        self.of_lane.get(&lane).copied().unwrap_or(0)
+    }
+
+    /// So many bytes are not on their way any more.
+    fn landed(&mut self, lane: u64, bytes: usize) {
+        self.bytes -= bytes;
+        if let Some(here) = self.of_lane.get_mut(&lane) {
+            *here -= bytes;
+            if *here == 0 {
+                self.of_lane.remove(&lane);
+            }
+        }
     }
 
     /// Whether parts of a piece are on their way.
@@ -164,27 +179,30 @@ impl Disk {
 
     /// See [`super::Storage::holds_back`].
     pub(super) fn holds_back_for(&self, t: TorrentKey) -> bool {
-        if self.flights.bytes == 0 || !self.by_helper(t) {
+        let here = if self.flights.bytes == 0 { 0 } else { self.flights.bytes_of(self.files.lane_of(t)) };
+        if here == 0 || !self.by_helper(t) {
             return false;
         }
-        self.flights.bytes >= self.flights.cap || self.flights.bytes + self.pool.live_of(t) >= self.pool.limit() / 2
+        let share = self.flights.of_lane.len();
+        here >= self.flights.cap / share || here + self.pool.live_of(t) >= self.pool.limit() / 2
     }
 
-    /// Hands a job over, behind all others.
-    fn send(&mut self, errand: Errand, job: Job) -> u64 {
+    /// Whether something is on its way to a torrent's volume.
+    pub(super) fn is_writing(&self, t: TorrentKey) -> bool {
+        self.flights.bytes > 0 && self.flights.bytes_of(self.files.lane_of(t)) > 0
+    }
+
+    /// Hands a job over, behind all others of this volume.
+    fn send(&mut self, lane: u64, errand: Errand, job: Job) -> u64 {
         self.flights.count += 1;
         let id = self.flights.count;
         self.flights.errands.insert(id, errand);
-        if !self.flights.waiting.is_empty() {
-            self.flights.waiting.push_back((id, Parked(job)));
-        } else if let Err(job) = self.hand.submit(id, job) {
-            self.flights.waiting.push_back((id, Parked(job)));
-        }
+        self.hand.submit(lane, id, job);
         id
     }
 
     /// Has a file synced; the result comes to [`Disk::sync_over`].
-    pub(super) fn send_sync(&mut self, job: impl FnOnce() -> io::Result<()> + Send + 'static) -> u64 {
+    pub(super) fn send_sync(&mut self, t: TorrentKey, job: impl FnOnce() -> io::Result<()> + Send + 'static) -> u64 {
         let took = Arc::new(AtomicU64::new(0));
         let timed = Arc::clone(&took);
         let job = move || {
@@ -193,7 +211,7 @@ impl Disk {
             timed.store(u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
             result
         };
-        self.send(Errand::Sync { took }, Box::new(job))
+        self.send(self.files.lane_of(t), Errand::Sync { took }, Box::new(job))
     }
 
     /// Takes a file's space, once.
@@ -201,13 +219,8 @@ impl Disk {
         if !self.hand.is_threaded() {
             return self.files.allocate(t, file);
         }
-        let Some((handle, len)) = self.files.begin_allocate(t, file)? else { return Ok(()) };
-        let job = move || match sys::fallocate(&handle, 0, len) {
-            Ok(true) => Ok(()),
-            Ok(false) => Err(sys::errno(libc::EOPNOTSUPP)),
-            Err(e) => Err(e),
-        };
-        self.send(Errand::Space { t, file }, Box::new(job));
+        let Some(space) = self.files.begin_allocate(t, file)? else { return Ok(()) };
+        self.send(self.files.lane_of(t), Errand::Space { t, file }, Box::new(move || space.take()));
         Ok(())
     }
 
@@ -233,7 +246,7 @@ impl Disk {
             }
             Ok(())
         };
-        self.send(Errand::Read { t, piece }, Box::new(job))
+        self.send(self.files.lane_of(t), Errand::Read { t, piece }, Box::new(job))
     }
 
     /// Sends an extent's valid ranges on their way and puts it out of use.
@@ -247,7 +260,9 @@ impl Disk {
         landing.left += 1;
         // The torrent may have been opened again meanwhile.
         landing.orphan = false;
+        let lane = self.files.lane_of(t);
         self.flights.bytes += bytes;
+        *self.flights.of_lane.entry(lane).or_default() += bytes;
         let parts = match parts {
             Ok(parts) => parts,
             Err(e) => {
@@ -256,15 +271,15 @@ impl Disk {
             }
         };
         let (volume, probe) = self.files.volume_of(t, bytes);
-        let tx = self.flights.back.0.clone();
+        let parcel = Parcel { lane, volume, bytes, back: Arc::default() };
+        let back = Arc::clone(&parcel.back);
         let job = move || {
             let returned = write(&parts, buf, probe);
             drop(parts);
-            // Nobody takes it when the disk is gone.
-            let _ = tx.send(returned);
+            *back.lock().unwrap_or_else(PoisonError::into_inner) = Some(returned);
             Ok(())
         };
-        self.send(Errand::Write { t, piece, volume, bytes }, Box::new(job));
+        self.send(lane, Errand::Write { t, piece, parcel }, Box::new(job));
     }
 
     /// Where an extent's valid ranges go.
@@ -342,7 +357,7 @@ impl Disk {
         while let Some((id, result)) = self.hand.poll() {
             any = true;
             match self.flights.errands.remove(&id) {
-                Some(Errand::Write { t, piece, volume, bytes }) => self.returned(t, piece, volume, bytes),
+                Some(Errand::Write { t, piece, parcel }) => self.returned(t, piece, &parcel),
                 Some(Errand::Space { t, file }) => self.space_taken(t, file, result),
                 Some(Errand::Sync { took }) => {
                     let took = Duration::from_micros(took.load(Ordering::Relaxed));
@@ -352,12 +367,6 @@ impl Disk {
                 None => {}
             }
         }
-        while let Some((id, Parked(job))) = self.flights.waiting.pop_front() {
-            if let Err(job) = self.hand.submit(id, job) {
-                self.flights.waiting.push_front((id, Parked(job)));
-                break;
-            }
-        }
         if any {
             self.step_syncs();
         }
@@ -365,15 +374,15 @@ impl Disk {
     }
 
     /// A parcel is back.
-    fn returned(&mut self, t: TorrentKey, piece: PieceIndex, volume: usize, bytes: usize) {
-        let Ok(back) = self.flights.back.1.try_recv() else {
+    fn returned(&mut self, t: TorrentKey, piece: PieceIndex, parcel: &Parcel) {
+        self.flights.landed(parcel.lane, parcel.bytes);
+        let Some(back) = parcel.back.lock().unwrap_or_else(PoisonError::into_inner).take() else {
             debug_assert!(false, "a parcel is lost");
             return;
         };
-        self.flights.bytes -= bytes;
         self.pool.give_back(back.buf);
         if let Some((bytes, took)) = back.probe {
-            self.files.probed(volume, bytes, took);
+            self.files.probed(parcel.volume, bytes, took);
         }
         let error = back.failed.map(|(file, e)| DiskError::io(&e, self.files.path(t, file), "write"));
         let Some(landing) = self.flights.pieces.get_mut(&(t, piece)) else { return };

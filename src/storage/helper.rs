@@ -1,28 +1,34 @@
-//! The helper: one thread for calls that may block, and nothing else.
+//! The helper: threads for calls that may block, and nothing else.
 //!
 //! ```text
-//!   loop:   Hand::submit(id, job) ─▶ queue, bounded ─▶ helper: job() ─▶ results of that hand ─▶ Hand::poll ─▶ loop
-//!                                                              └──▶ wake(), so that the loop's poll returns
+//!   loop: Hand::submit(volume, id, job) ─┬ volume a ─▶ thread: job(), job() ─┬▶ results of that hand ─▶ Hand::poll
+//!                                        └ volume b ─▶ thread: job() ────────┘      └─▶ wake(): the poll returns
 //! ```
 //!
 //! Taking space, syncing, renaming and a slow volume's writes stand in a disk's queue for as long as the disk likes. A
 //! job owns what it needs (descriptors, buffers) and knows nothing of pieces or torrents; what a result means is for
-//! the one who submitted it. Jobs are done in order, so a write that was submitted before another is over before it.
+//! the one who submitted it. Jobs of one volume are done in order, so a write that was submitted before another is over
+//! before it; those of different volumes do not wait for each other. A thread is started when jobs come for a volume
+//! while all others are busy, and ends after [`LINGER`] without any: one disk needs one.
 //!
-//! Without a thread ([`Helper::inline`], an embedder's choice) [`Hand::work`] does the same jobs on the
-//! caller's thread, one a call.
+//! Without threads ([`Helper::inline`], an embedder's choice) [`Hand::work`] does the same jobs on the
+//! caller's thread, one a call; so it does when the system has no thread to give.
 //!
-//! What it does not do: cancel. A job that was submitted is done; one whose result nobody wants any more is done too.
+//! What it does not do: cancel, or bound what waits: who submits knows how much that may be. A job that was submitted
+//! is done; one whose result nobody wants any more is done too.
 //!
-//! Invariants: at most [`JOBS`] jobs wait, all hands together; each job that was taken has one result, in order.
+//! Invariants: at most [`THREADS`] threads; the jobs of a volume wait in one lane at a time; each job has one result,
+//! and the results of a volume's jobs come in their order.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// Jobs that wait, at most. With a slow disk in front of the queue nothing is gained by a longer one.
-pub const JOBS: usize = 64;
+/// Threads at once. With more volumes at work than this some share one.
+const THREADS: usize = 8;
+/// A thread that has nothing to do ends after this.
+const LINGER: Duration = Duration::from_secs(10);
 /// A helper that is dropped does what it was given, but a disk that hangs does not keep the process for ever.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// The helper calls the system and little else.
@@ -30,32 +36,50 @@ const STACK: usize = 128 << 10;
 
 /// Something to do that may block.
 pub type Job = Box<dyn FnOnce() -> io::Result<()> + Send>;
-/// Called on the helper's thread after each job.
+/// Called on the helper's threads after each job.
 pub type Wake = Arc<dyn Fn() + Send + Sync>;
 
 type Results = Arc<Mutex<VecDeque<(u64, io::Result<()>)>>>;
 
+struct Task {
+    volume: u64,
+    id: u64,
+    job: Job,
+    results: Results,
+}
+
+/// What waits for one thread.
 #[derive(Default)]
-struct Queue {
-    jobs: VecDeque<(u64, Job, Results)>,
+struct Lane {
+    tasks: VecDeque<Task>,
     /// A job is being done.
     busy: bool,
-    started: bool,
-    /// No more jobs are taken; the thread ends when the queue is empty.
+    /// It has a thread.
+    thread: bool,
+}
+
+#[derive(Default)]
+struct Pool {
+    lanes: Vec<Lane>,
+    /// Volumes whose jobs are not all over: in which lane, and how many.
+    volumes: BTreeMap<u64, (usize, usize)>,
+    /// No thread is started any more, and each ends when its lane is empty.
     closing: bool,
+    /// It was said that there is no thread to be had.
+    warned: bool,
 }
 
 struct Shared {
-    queue: Mutex<Queue>,
-    /// A job came, or the end.
-    more: Condvar,
-    /// The queue is empty and nothing is being done.
+    pool: Mutex<Pool>,
+    /// A job came to that lane, or the end.
+    more: [Condvar; THREADS],
+    /// A lane is empty and nothing of it is being done.
     idle: Condvar,
-    /// Absent without a thread.
+    /// Absent without threads.
     wake: Option<Wake>,
 }
 
-/// Owns the thread. Jobs are submitted by its hands.
+/// Owns the threads. Jobs are submitted by its hands.
 pub struct Helper {
     shared: Arc<Shared>,
 }
@@ -68,23 +92,18 @@ pub struct Hand {
 
 /// A lock that was held by a panicking thread: its data is a queue, which is whole at any time.
 fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
-    m.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    m.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Helper {
-    /// With a thread, which is started by the first job.
+    /// With threads, which are started when there are jobs.
     pub fn threaded(wake: Wake) -> Self {
-        Self::new(Some(wake))
+        Self { shared: Shared::new(Some(wake)) }
     }
 
-    /// Without a thread: see [`Hand::work`].
+    /// Without threads: see [`Hand::work`].
     pub fn inline() -> Self {
-        Self::new(None)
-    }
-
-    fn new(wake: Option<Wake>) -> Self {
-        let (queue, more, idle) = (Mutex::default(), Condvar::new(), Condvar::new());
-        Self { shared: Arc::new(Shared { queue, more, idle, wake }) }
+        Self { shared: Shared::new(None) }
     }
 
     /// A hand for one more user.
@@ -96,21 +115,21 @@ impl Helper {
 impl Drop for Helper {
     /// Waits until all jobs are done, but not for ever.
     fn drop(&mut self) {
-        let mut queue = lock(&self.shared.queue);
-        queue.closing = true;
-        self.shared.more.notify_all();
-        if queue.started {
-            let under_way = |q: &mut Queue| q.busy || !q.jobs.is_empty();
-            let waited = self.shared.idle.wait_timeout_while(queue, PATIENCE, under_way);
-            let (queue, timeout) = waited.unwrap_or_else(std::sync::PoisonError::into_inner);
-            if timeout.timed_out() {
-                log::error!("a disk does not answer; {} calls to it are given up", queue.jobs.len() + 1);
-            }
-            return;
+        let mut pool = lock(&self.shared.pool);
+        pool.closing = true;
+        self.shared.more.iter().for_each(Condvar::notify_all);
+        let under_way = |p: &mut Pool| p.lanes.iter().any(|l| l.thread && !l.is_idle());
+        let waited = self.shared.idle.wait_timeout_while(pool, PATIENCE, under_way);
+        let (mut pool, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
+        if timeout.timed_out() {
+            let left: usize = pool.lanes.iter().map(|l| l.tasks.len() + usize::from(l.busy)).sum();
+            log::error!("a disk does not answer; {left} calls to it are given up");
         }
-        while let Some((_, job, _)) = queue.jobs.pop_front() {
-            if let Err(e) = job() {
-                log::error!("{e}");
+        for lane in pool.lanes.iter_mut().filter(|l| !l.thread) {
+            for task in std::mem::take(&mut lane.tasks) {
+                if let Err(e) = (task.job)() {
+                    log::error!("{e}");
+                }
             }
         }
     }
@@ -129,153 +148,139 @@ impl std::fmt::Debug for Hand {
 }
 
 impl Hand {
-    /// A hand without a thread and without anybody beside it.
+    /// A hand without threads and without anybody beside it.
     pub fn alone() -> Self {
-        let (queue, more, idle) = (Mutex::default(), Condvar::new(), Condvar::new());
-        Self { shared: Arc::new(Shared { queue, more, idle, wake: None }), results: Results::default() }
+        Self { shared: Shared::new(None), results: Results::default() }
     }
 
-    /// Hands a job over; its result comes with this id. It is given back when too many wait, or the helper is gone.
-    pub fn submit(&mut self, id: u64, job: Job) -> Result<(), Job> {
-        let mut queue = lock(&self.shared.queue);
-        if queue.jobs.len() >= JOBS || queue.closing {
-            return Err(job);
-        }
-        if self.shared.wake.is_some() && !queue.started {
+    /// Hands a job over; its result comes with this id. `volume` is any number that tells one from another.
+    pub fn submit(&mut self, volume: u64, id: u64, job: Job) {
+        let mut pool = lock(&self.shared.pool);
+        let at = pool.lane_for(volume, if self.is_threaded() { THREADS } else { 1 });
+        pool.lanes[at].tasks.push_back(Task { volume, id, job, results: Arc::clone(&self.results) });
+        if pool.lanes[at].thread {
+            self.shared.more[at].notify_one();
+        } else if self.is_threaded() && !pool.closing {
             let shared = Arc::clone(&self.shared);
             let thread = std::thread::Builder::new().name("disk".into()).stack_size(STACK);
-            if let Err(e) = thread.spawn(move || shared.run()) {
-                log::warn!("no helper thread: {e}");
-                return Err(job);
+            match thread.spawn(move || shared.run(at)) {
+                Ok(_) => pool.lanes[at].thread = true,
+                Err(e) if !pool.warned => {
+                    log::warn!("no thread for calls that may block, so the loop makes them: {e}");
+                    pool.warned = true;
+                }
+                Err(_) => {}
             }
-            queue.started = true;
         }
-        queue.jobs.push_back((id, job, Arc::clone(&self.results)));
-        drop(queue);
-        self.shared.more.notify_one();
-        Ok(())
     }
 
-    /// The next result, in the order of the jobs.
+    /// The next result. Those of one volume come in the order of its jobs.
     pub fn poll(&mut self) -> Option<(u64, io::Result<()>)> {
         lock(&self.results).pop_front()
     }
 
-    /// Whether jobs are done on a thread of their own.
+    /// Whether jobs are done on threads of their own.
     pub fn is_threaded(&self) -> bool {
         self.shared.wake.is_some()
     }
 
-    /// Without a thread: does the first job that waits, whoever submitted it. True when more wait.
+    /// Does the first job that waits where there is no thread, whoever submitted it. True when more wait.
     pub fn work(&mut self) -> bool {
-        if self.is_threaded() {
-            return false;
+        let mut pool = lock(&self.shared.pool);
+        let Some(task) = pool.without_thread().find_map(|l| l.tasks.pop_front()) else { return false };
+        drop(pool);
+        let volume = task.volume;
+        task.carry_out();
+        pool = lock(&self.shared.pool);
+        pool.one_over(volume);
+        pool.without_thread().any(|l| !l.tasks.is_empty())
+    }
+}
+
+impl Task {
+    fn carry_out(self) {
+        let result = (self.job)();
+        lock(&self.results).push_back((self.id, result));
+    }
+}
+
+impl Lane {
+    fn is_idle(&self) -> bool {
+        !self.busy && self.tasks.is_empty()
+    }
+}
+
+impl Pool {
+    /// Where a volume's next job goes: behind those of it that are not over, or to whoever has nothing to do.
+    fn lane_for(&mut self, volume: u64, most: usize) -> usize {
+        if let Some((lane, jobs)) = self.volumes.get_mut(&volume) {
+            *jobs += 1;
+            return *lane;
         }
-        let Some((id, job, results)) = lock(&self.shared.queue).jobs.pop_front() else { return false };
-        let result = job();
-        lock(&results).push_back((id, result));
-        !lock(&self.shared.queue).jobs.is_empty()
+        let idle = |thread: bool| move |l: &Lane| l.is_idle() && l.thread == thread;
+        let found = self.lanes.iter().position(idle(true)).or_else(|| self.lanes.iter().position(idle(false)));
+        let lane = found.unwrap_or_else(|| {
+            if self.lanes.len() < most {
+                self.lanes.push(Lane::default());
+                return self.lanes.len() - 1;
+            }
+            let shortest = self.lanes.iter().enumerate().min_by_key(|(_, l)| l.tasks.len());
+            shortest.map_or(0, |(at, _)| at)
+        });
+        self.volumes.insert(volume, (lane, 1));
+        lane
+    }
+
+    /// A job of this volume is over.
+    fn one_over(&mut self, volume: u64) {
+        let Some((_, jobs)) = self.volumes.get_mut(&volume) else { return };
+        *jobs -= 1;
+        if *jobs == 0 {
+            self.volumes.remove(&volume);
+        }
+    }
+
+    fn without_thread(&mut self) -> impl Iterator<Item = &mut Lane> {
+        self.lanes.iter_mut().filter(|l| !l.thread)
     }
 }
 
 impl Shared {
-    /// The thread.
-    fn run(&self) {
-        let mut queue = lock(&self.queue);
+    fn new(wake: Option<Wake>) -> Arc<Self> {
+        Arc::new(Self { pool: Mutex::default(), more: Default::default(), idle: Condvar::new(), wake })
+    }
+
+    /// A thread.
+    fn run(&self, at: usize) {
+        let mut pool = lock(&self.pool);
         loop {
-            if let Some((id, job, results)) = queue.jobs.pop_front() {
-                queue.busy = true;
-                drop(queue);
-                let result = job();
-                lock(&results).push_back((id, result));
-                drop(results);
+            if let Some(task) = pool.lanes[at].tasks.pop_front() {
+                pool.lanes[at].busy = true;
+                drop(pool);
+                let volume = task.volume;
+                task.carry_out();
                 if let Some(wake) = &self.wake {
                     wake();
                 }
-                queue = lock(&self.queue);
-                queue.busy = false;
+                pool = lock(&self.pool);
+                pool.lanes[at].busy = false;
+                pool.one_over(volume);
                 continue;
             }
             self.idle.notify_all();
-            if queue.closing {
+            let mut over = pool.closing;
+            if !over {
+                let waited = self.more[at].wait_timeout(pool, LINGER).unwrap_or_else(PoisonError::into_inner);
+                pool = waited.0;
+                over = waited.1.timed_out() && pool.lanes[at].tasks.is_empty();
+            }
+            if over {
+                pool.lanes[at].thread = false;
                 return;
             }
-            queue = self.more.wait(queue).unwrap_or_else(std::sync::PoisonError::into_inner);
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::sync::mpsc::{Receiver, channel};
-
-    fn threaded() -> (Helper, Receiver<()>) {
-        let (tx, rx) = channel();
-        let tx = Mutex::new(tx);
-        (Helper::threaded(Arc::new(move || lock(&tx).send(()).unwrap_or(()))), rx)
-    }
-
-    #[test]
-    fn jobs_are_done_in_order_and_results_come_back_to_their_hand() {
-        let (helper, woken) = threaded();
-        let (mut a, mut b) = (helper.hand(), helper.hand());
-        let (tx, order) = channel();
-        for i in 0..6 {
-            let tx = tx.clone();
-            let job = move || {
-                tx.send(i).map_err(|_| io::Error::other("gone"))?;
-                if i == 4 { Err(io::Error::from_raw_os_error(libc::ENOSPC)) } else { Ok(()) }
-            };
-            let hand = if i % 2 == 0 { &mut a } else { &mut b };
-            assert!(hand.submit(i, Box::new(job)).is_ok());
-        }
-        for _ in 0..6 {
-            woken.recv().unwrap();
-        }
-        assert_eq!(order.try_iter().collect::<Vec<_>>(), [0, 1, 2, 3, 4, 5]);
-        let ids = |hand: &mut Hand| std::iter::from_fn(|| hand.poll()).map(|(i, r)| (i, r.is_ok())).collect::<Vec<_>>();
-        assert_eq!(ids(&mut a), [(0, true), (2, true), (4, false)]);
-        assert_eq!(ids(&mut b), [(1, true), (3, true), (5, true)]);
-    }
-
-    #[test]
-    fn the_queue_has_an_end_and_dropping_the_helper_does_what_waits() {
-        let (helper, _woken) = threaded();
-        let mut hand = helper.hand();
-        let (go, gate) = channel::<()>();
-        let (tx, done) = channel();
-        assert!(hand.submit(0, Box::new(move || gate.recv().map_err(io::Error::other))).is_ok());
-        let mut taken = 0;
-        while taken <= JOBS {
-            let tx = tx.clone();
-            let job: Job = Box::new(move || tx.send(()).map_err(io::Error::other));
-            match hand.submit(1, job) {
-                Ok(()) => taken += 1,
-                Err(_) => break,
-            }
-        }
-        // The first may have been taken off the queue by then, or not.
-        assert!((JOBS - 1..=JOBS).contains(&taken), "{taken}");
-        go.send(()).unwrap();
-        drop(helper);
-        assert_eq!(done.try_iter().count(), taken);
-        assert!(hand.submit(2, Box::new(|| Ok(()))).is_err(), "the helper is gone");
-    }
-
-    #[test]
-    fn without_a_thread_each_call_does_one() {
-        let helper = Helper::inline();
-        let (mut a, mut b) = (helper.hand(), helper.hand());
-        for i in 0..2 {
-            assert!(a.submit(i, Box::new(|| Ok(()))).is_ok());
-        }
-        assert!(a.poll().is_none());
-        assert!(b.work(), "whoever works does whoever's job");
-        assert!(b.poll().is_none());
-        assert!(matches!(a.poll(), Some((0, Ok(())))));
-        assert!(!b.work());
-        assert!(matches!(a.poll(), Some((1, Ok(())))));
-        assert!(!b.work());
-    }
-}
+mod tests;

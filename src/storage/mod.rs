@@ -81,8 +81,14 @@ pub(crate) use sys::lock_byte;
 use crate::config::limits;
 use crate::id::{Block, FileIndex, PieceIndex, TorrentKey};
 use crate::torrent::layout::Layout;
-use std::path::PathBuf;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+/// Which file system a folder is on, for the helper; 0 when nobody can tell.
+pub(crate) fn file_system_of(dir: &Path) -> u64 {
+    sys::open_dir(dir).and_then(|fd| sys::file_system(fd.as_fd())).unwrap_or(0)
+}
 
 /// How files are read and written.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]

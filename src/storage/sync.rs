@@ -122,7 +122,7 @@ impl Disk {
             // Not every file system lets a folder be synced, and those have nothing to sync.
             handle.sync_all().or_else(|e| if e.raw_os_error() == Some(libc::EINVAL) { Ok(()) } else { Err(e) })
         };
-        let id = self.send_sync(job);
+        let id = self.send_sync(s.t, job);
         s.under_way.push((id, item));
     }
 

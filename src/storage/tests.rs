@@ -96,7 +96,7 @@ impl<S: Storage> Rig<S> {
         let at = self.layout.piece_offset(p(piece)) as usize + begin as usize;
         self.data[at..at + len as usize].to_vec()
     }
-    fn expected(&self, piece: u32) -> [u8; 20] {
+    pub(super) fn expected(&self, piece: u32) -> [u8; 20] {
         sha(&self.bytes(piece, 0, self.layout.piece_size(p(piece))))
     }
     /// Receives a block through the socket, or through `write` where it has no place.

@@ -1,11 +1,11 @@
 //! What the helper writes: in which order it is reported, and when a flush of it is over.
 
-use super::super::helper::Helper;
+use super::super::helper::{Helper, Job};
 use super::super::tests::{Rig, T, TempDir, config, good, layout, p};
 use super::super::{Disk, Done, Lane, Storage, StorageConfig};
 use super::*;
 use crate::id::Block;
-use std::sync::mpsc::RecvError;
+use std::sync::mpsc::{Receiver, RecvError, Sender, channel};
 
 /// A disk whose helper does nothing before it is told.
 struct Scene {
@@ -26,7 +26,8 @@ impl Scene {
         let rig = Rig::new(Disk::with_helper(config, helper.hand()), &layout, tmp.path());
         let (go, gate) = channel();
         let closed: Job = Box::new(move || gate.recv().map_err(|e: RecvError| io::Error::other(e)));
-        assert!(helper.hand().submit(0, closed).is_ok());
+        let lane = super::super::file_system_of(tmp.path());
+        helper.hand().submit(lane, 0, closed);
         Self { rig, go, woken, _tmp: tmp, _helper: helper }
     }
 
@@ -128,7 +129,7 @@ fn a_flush_does_not_wait_for_what_comes_after_it() {
     }
     let (go, gate) = channel::<()>();
     let closed: Job = Box::new(move || gate.recv().map_err(|e: RecvError| io::Error::other(e)));
-    assert!(s._helper.hand().submit(0, closed).is_ok());
+    s._helper.hand().submit(super::super::file_system_of(s._tmp.path()), 0, closed);
     s.fetch(1);
     assert!(!s.rig.s.flushing(T) && s.rig.s.dirty() > 0);
     s.rig.s.flush(T).unwrap();
@@ -149,4 +150,32 @@ fn opened_again_it_is_told_of_what_it_fetches_itself() {
     assert!(s.results(1).iter().map(good).eq([0]));
     assert_eq!(s.done(), []);
     s.rig.send_block(Block { piece: p(0), begin: 0, len: 16_384 }).unwrap();
+}
+
+#[test]
+fn a_volume_that_hangs_holds_back_only_its_own() {
+    let mut s = Scene::new(64, |c| (c.writer, c.unwritten) = (Writer::Helper, 128 << 10));
+    let (other, tmp) = (TorrentKey::new(1, 1), TempDir::new());
+    let spec = super::super::OpenSpec { dir: tmp.path().into() };
+    s.rig.s.open(other, Arc::clone(&s.rig.layout), spec).unwrap();
+    s.rig.s.files.set_lane(other, 1);
+    for piece in 0..3 {
+        s.fetch(piece);
+    }
+    assert!(s.rig.s.holds_back(T) && !s.rig.s.holds_back(other));
+    let good = |d: &Done| matches!(d, Done::Hashed { torrent, ok: true, .. } if *torrent == other);
+    for piece in 0..8 {
+        let (bytes, expected) = (s.rig.bytes(piece, 0, 65_536), s.rig.expected(piece));
+        s.rig.s.write(other, p(piece), 0, &bytes).unwrap();
+        s.rig.s.hash(other, p(piece), expected, false);
+        while s.rig.s.work(usize::MAX) {}
+        assert!(s.results(1).iter().all(good));
+        assert!(!s.rig.s.holds_back(other));
+    }
+    s.rig.s.sync(other, 5);
+    assert_eq!(s.results(1), [Done::Synced { torrent: other, ticket: 5, result: Ok(()) }]);
+    assert!(s.rig.s.holds_back(T));
+    s.go.send(()).unwrap();
+    assert!(s.results(3).iter().map(super::super::tests::good).eq([0, 1, 2]));
+    assert!(s.rig.s.dirty() == 0 && s.rig.s.flights.of_lane.is_empty());
 }
