@@ -4,7 +4,8 @@
 //! than half of the time. Two to four independent messages, interleaved instruction by instruction, fill it. Where
 //! a processor starts these instructions too seldom for that, or has none, eight messages in vector registers
 //! ([`wide`](super::wide)) are faster: which way is the faster one for how many messages is measured once in a
-//! process, in a fraction of a millisecond. Where there is neither, the `sha1` crate hashes one message after the other.
+//! process, in a fraction of a millisecond. Where there is neither, the `sha1` crate hashes one message after the
+//! other.
 //!
 //! ```text
 //!   message a  |64|64|64|64|64|..            states advance together by the length of the

@@ -358,7 +358,7 @@ pub(super) fn syncs_volume(_: &File) -> bool {
     false
 }
 
-/// Brings all that is dirty on the file's volume to the device. An error is one of any file, and new to this descriptor.
+/// Brings all that is dirty on the file's volume to the device. An error is one of any file, new to this descriptor.
 pub(super) fn sync_volume(file: &File) -> io::Result<()> {
     #[cfg(any(target_os = "linux", target_os = "android"))]
     // SAFETY: an open descriptor.
