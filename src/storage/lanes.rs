@@ -205,7 +205,7 @@ impl Lanes {
 
 /// Takes from each of the messages `active` as many times 64 bytes as the shortest has: how many that is. Their
 /// states and where the bytes are go to `h` and `at`.
-fn take<'d>(items: &mut [(&mut Sha1, &'d [u8])], active: &[usize], h: &mut [[u32; 5]], at: &mut [*const u8]) -> usize {
+fn take(items: &mut [(&mut Sha1, &[u8])], active: &[usize], h: &mut [[u32; 5]], at: &mut [*const u8]) -> usize {
     let blocks = active.iter().map(|&i| items[i].1.len() / 64).min().unwrap_or(0);
     for (l, &i) in active.iter().enumerate() {
         let (state, data) = &mut items[i];
