@@ -64,7 +64,7 @@ impl Volume {
 
     /// The loop may write to it.
     pub(super) const fn is_fast(&self) -> bool {
-        self.fast && self.kind != FsKind::NoMap
+        self.fast && !matches!(self.kind, FsKind::NoMap)
     }
 
     fn is_slow(&mut self) {
