@@ -112,7 +112,7 @@ pub enum State {
     Seeding,
     /// Stopped by command, or after reaching its seeding goal.
     Paused,
-    /// Stopped by an error, told in [`Status::error`].
+    /// Stopped by an error, told in [`Status::error`]; or its files can only be read, and what there is is served.
     Error,
 }
 
