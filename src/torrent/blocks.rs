@@ -339,6 +339,7 @@ impl Torrent {
 
     /// What had come of this piece, or of all that are not verified, could not be written.
     pub(crate) fn on_piece_lost(&mut self, cx: &mut Cx<'_>, piece: Option<PieceIndex>) {
+        self.unsure = piece.is_none();
         let lost: Vec<_> = match piece {
             Some(piece) => vec![piece],
             None => self.picker.partials().map(|(piece, _)| piece).collect(),

@@ -198,6 +198,8 @@ pub struct Torrent {
     kick: bool,
     /// Its disk has failed.
     retry: retry::Retry,
+    /// Something that had come was lost, and it is not known what: see [`Input::PieceLost`](crate::api::Input).
+    unsure: bool,
     /// It can only be read.
     unwritable: Option<unwritable::Unwritable>,
     /// The timer that is armed for it.
@@ -256,6 +258,7 @@ impl Torrent {
             picked: Vec::new(),
             kick: false,
             retry: retry::Retry::default(),
+            unsure: false,
             unwritable: None,
             timer: Instant::FAR,
             garbled: add.resume.is_some() && record.is_none(),
@@ -504,6 +507,9 @@ impl Torrent {
         self.paused = false;
         self.remember(cx);
         self.retry = retry::Retry::default();
+        if self.unwritable.is_some() {
+            cx.alerts.push_back(Alert::Resumed { torrent: self.key });
+        }
         if let Life::Stopped(_) = self.life {
             // A goal that was reached stays so: whoever resumes after it wants to seed on.
             // Pieces that were verified stay so unless their files have changed meanwhile: the
@@ -630,7 +636,7 @@ impl Torrent {
             at = earlier(at, self.retry.at());
         }
         if self.is_active() {
-            at = earlier(at, self.save_at);
+            at = earlier(at, self.save_at.filter(|_| self.unwritable.is_none()));
             if !self.peers.is_empty() {
                 at = earlier(at, Some(self.choker.next()));
             }
@@ -665,7 +671,7 @@ impl Torrent {
             self.rechoke(cx);
         }
         self.kick_idle(cx);
-        if self.save_at.is_some_and(|at| at <= cx.now) {
+        if self.unwritable.is_none() && self.save_at.is_some_and(|at| at <= cx.now) {
             self.save(cx);
         }
         self.check_goal(cx);
