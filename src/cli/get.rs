@@ -115,6 +115,7 @@ struct Run<'a> {
     tick: Instant,
     heap: super::heap::Heap,
     json_due: Instant,
+    peer_lines: json::PeerLines,
     plain_due: Instant,
     /// A signal came.
     interrupted: bool,
@@ -164,6 +165,7 @@ pub(super) fn get(opts: &Get, common: &Common) -> Result<u8, Failure> {
         tick: start,
         heap: super::heap::Heap::default(),
         json_due: start + SECOND,
+        peer_lines: json::PeerLines::default(),
         plain_due: start + PLAIN,
         interrupted: false,
         told_to_wait: false,
@@ -624,6 +626,7 @@ impl Run<'_> {
                 self.event(torrent, "file", |l| l.with("file", u64::from(file.get()) + 1));
             }
             Alert::Tracker { torrent, url, outcome } => self.on_tracker(torrent, &url, &outcome),
+            Alert::PeerConnected { .. } | Alert::PeerClosed { .. } if !self.peer_lines.pass(self.now) => {}
             Alert::PeerConnected { torrent, addr, client, incoming, .. } => {
                 self.event(torrent, "peer", |l| {
                     let l = l.with("what", "connected").with("addr", addr.to_string());
@@ -750,7 +753,8 @@ impl Run<'_> {
             .with("pieces_failed", s.pieces_failed)
             .with("sync_errors", s.sync_errors)
             .with("banned", s.banned);
-        let line = line.with("turned_away", s.turned_away).with("evicted", s.evicted).with("breaches", s.breaches);
+        let line = line.with("turned_away", s.turned_away).with("evicted", s.evicted);
+        let line = line.with("peers_untold", self.peer_lines.untold).with("breaches", s.breaches);
         let line = line.with("stuck", s.stuck).with("exhausted", s.exhausted).with("alerts_lost", s.alerts_lost);
         let line = line.with("requests_in", s.requests_in).with("requests_over", s.requests_over);
         let line = line.with("turns", turns.count()).with("turn_p50_us", us(turns.quantile(0.5)));

@@ -19,8 +19,8 @@
 //! | `progress` | `state` `downloaded` `uploaded` `wasted` `have` `durable` `size` `percent` |
 //! | | `rate_down` `rate_up` `peers` `seeds` `eta` `ratio`; once a second, and at the end |
 //! | `stats` | `peers` `half_open` `wasted` `pieces_failed` `sync_errors` `banned` `turned_away` `evicted` |
-//! | | `breaches` `stuck` `exhausted` `alerts_lost` `requests_in` `requests_over` `turns` `turn_p50_us` |
-//! | | `turn_p999_us` `turn_max_us` `turn_log2_us`: all torrents together, as often as `progress` |
+//! | | `peers_untold` `breaches` `stuck` `exhausted` `alerts_lost` `requests_in` `requests_over` `turns` |
+//! | | `turn_p50_us` `turn_p999_us` `turn_max_us` `turn_log2_us`: all torrents together, as often as `progress` |
 //! | `piece`, `file` | `piece`, `file`: it is complete and verified |
 //! | `peer` | `what` (`connected` or `closed`) `addr`, then `client` `incoming`, or `why` |
 //! | `tracker` | `url` `ok`, then `peers` `seeders` `leechers` `interval` `warning`, or `error` |
@@ -33,8 +33,9 @@
 //!
 //! Characters that could drive a terminal, or disguise what is shown on one, are written as `\u` escapes.
 //!
-//! A reader that is slow slows the transfer down: lines are never dropped. A reader that has gone
-//! ends the command.
+//! A reader that is slow slows the transfer down: no line is dropped but for `peer` lines beyond [`PEER_LINES`] a
+//! second, which others can have as many of as they like; `peers_untold` of a `stats` counts them. A reader that has
+//! gone ends the command.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -44,6 +45,7 @@ use serde_json::Value;
 
 use crate::id::InfoHash;
 use crate::session::{State, Status};
+use crate::time::{Duration, Instant};
 
 /// A line being put together.
 pub(super) struct Line(String);
@@ -75,6 +77,34 @@ impl Line {
     #[cfg(test)]
     fn text(self) -> String {
         self.0 + "}"
+    }
+}
+
+/// Most `peer` lines in one second.
+const PEER_LINES: u32 = 100;
+
+/// Counts `peer` lines in windows of one second.
+#[derive(Default)]
+pub(super) struct PeerLines {
+    since: Option<Instant>,
+    lines: u32,
+    /// Those that were left out so far.
+    pub(super) untold: u64,
+}
+
+impl PeerLines {
+    /// Whether there is room for one more.
+    pub(super) fn pass(&mut self, now: Instant) -> bool {
+        if self.since.is_none_or(|since| now - since >= Duration::from_secs(1)) {
+            (self.since, self.lines) = (Some(now), 0);
+        }
+        let passes = self.lines < PEER_LINES;
+        if passes {
+            self.lines += 1;
+        } else {
+            self.untold += 1;
+        }
+        passes
     }
 }
 
@@ -144,6 +174,14 @@ mod tests {
         let back: Value = serde_json::from_str(&text).unwrap();
         assert_eq!(back["name"], nasty);
         assert_eq!(serde_json::from_str::<Value>(&quoted(nasty)).unwrap(), nasty);
+    }
+
+    #[test]
+    fn peers_that_come_and_go_all_the_time_do_not_fill_a_disk() {
+        let (mut lines, t) = (PeerLines::default(), Instant::from_micros(7));
+        assert_eq!((0..1000).filter(|_| lines.pass(t)).count(), PEER_LINES as usize);
+        assert_eq!(lines.untold, 1000 - u64::from(PEER_LINES));
+        assert!(!lines.pass(t + Duration::from_micros(999_999)) && lines.pass(t + Duration::from_secs(1)));
     }
 
     #[test]

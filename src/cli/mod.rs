@@ -133,6 +133,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             exit::USAGE
         }
     };
+    log::logger().flush();
     ExitCode::from(code)
 }
 
@@ -166,10 +167,11 @@ fn command(opts: args::Opts) -> Result<u8, Failure> {
     }
 }
 
-/// Writes results to standard output.
+/// Writes results to standard output: text, or lines of JSON.
 fn results(text: &str) -> Result<(), Failure> {
+    debug_assert!(matches!(lines(text), Cow::Borrowed(_)), "names are escaped by whoever makes the text");
     let mut out = io::stdout().lock();
-    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(|e| Failure::stdout(&e))
+    out.write_all(lines(text).as_bytes()).and_then(|()| out.flush()).map_err(|e| Failure::stdout(&e))
 }
 
 fn run_show(file: &Path, json: bool) -> Result<(), Failure> {
@@ -183,8 +185,7 @@ fn run_show(file: &Path, json: bool) -> Result<(), Failure> {
     // The text is small (a torrent file has a limit), and nothing may appear before an error.
     let mut text = Vec::new();
     show(file, json, &mut text).map_err(|e| load::show_failure(&e))?;
-    let mut out = io::stdout().lock();
-    out.write_all(&text).and_then(|()| out.flush()).map_err(|e| Failure::stdout(&e))
+    results(&String::from_utf8_lossy(&text))
 }
 
 /// `--list`: the files of each torrent with the numbers that `--select` takes. They count pad files
@@ -283,6 +284,14 @@ pub fn escape(text: &str) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
+/// The same for text of several lines whose parts were escaped before: a second net, at the door.
+fn lines(text: &str) -> Cow<'_, str> {
+    if !text.contains(|c| c != '\n' && unsafe_to_show(c)) {
+        return Cow::Borrowed(text);
+    }
+    Cow::Owned(text.split('\n').map(escape).collect::<Vec<_>>().join("\n"))
+}
+
 fn unsafe_to_show(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
@@ -311,6 +320,12 @@ mod tests {
         let shown = escape(nasty);
         assert!(shown.chars().all(|c| c == ' ' || c.is_ascii_graphic()), "{shown:?}");
         assert!(matches!(escape("Ünïcode 漢字 ok"), Cow::Borrowed("Ünïcode 漢字 ok")));
+    }
+
+    #[test]
+    fn what_passed_unescaped_is_caught_at_the_door() {
+        assert!(matches!(lines("a\nb \u{e9}\n"), Cow::Borrowed(_)));
+        assert_eq!(lines("a\n\x1b[2J\r\n\u{202e}b\n"), "a\n\\u{1b}[2J\\r\n\\u{202e}b\n");
     }
 
     #[test]

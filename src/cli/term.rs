@@ -63,7 +63,7 @@ fn in_foreground() -> bool {
 pub(super) fn print(text: &str) {
     let block = BLOCK.lock().unwrap_or_else(PoisonError::into_inner);
     let mut out = erase(&block, size().0);
-    out.push_str(text);
+    out.push_str(&super::lines(text));
     out.push('\n');
     out.push_str(&block.join("\n"));
     put(&out);
@@ -90,10 +90,11 @@ fn stderr_is_read() -> bool {
 }
 
 /// Replaces the block.
-pub(super) fn draw(lines: Vec<String>) {
+pub(super) fn draw(mut lines: Vec<String>) {
     if !in_foreground() {
         return;
     }
+    lines.iter_mut().filter(|l| l.contains(super::unsafe_to_show)).for_each(|l| *l = super::escape(l).into_owned());
     let mut block = BLOCK.lock().unwrap_or_else(PoisonError::into_inner);
     if *block != lines {
         put(&redraw(&block, &lines, size().0));
