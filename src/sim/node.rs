@@ -146,18 +146,18 @@ impl Node {
         net.drop_host(self.host);
     }
 
-    /// Its machine loses its power, whether it runs or not: what it has said is durable.
-    pub(super) fn cut(&mut self, net: &mut Net) -> Vec<PieceIndex> {
-        let key = self.key.filter(|_| !self.disk.changed_hands);
-        let claims = key.and_then(|k| self.session.claims(k));
+    /// Its machine loses its power, whether it runs or not: what it has said is durable, and how many pieces were at
+    /// stake.
+    pub(super) fn cut(&mut self, net: &mut Net) -> (Vec<PieceIndex>, usize) {
+        let claims = self.key.and_then(|k| self.session.claims(k));
         let durable = claims.map_or_else(Vec::new, |(durable, _)| durable.iter_set().collect());
         if self.alive {
             self.kill(net);
         }
-        self.disk.cut();
+        let stake = self.disk.cut();
         self.state.folder().cut();
         self.boot += 1;
-        durable
+        (durable, stake)
     }
 
     /// Its disk begins to fail, or ceases to; the state folder is on it.
