@@ -276,7 +276,8 @@ pub(super) fn fallocate(_: &File, _: u64, _: u64) -> io::Result<bool> {
 pub(super) enum FsKind {
     /// Mappings work and tell the truth.
     Plain,
-    /// Mappings hide errors, do not exist or lose: FUSE, network and flash file systems.
+    /// Mappings hide errors, do not exist or lose, and a write can wait for another process or machine: FUSE, network
+    /// and flash file systems.
     NoMap,
     /// Memory: no mappings, and taking space takes memory.
     Ram,
