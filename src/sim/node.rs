@@ -392,7 +392,12 @@ impl Node {
                 Done::Hashed { torrent, piece, ok, blocks } => {
                     self.session.handle(net.now, Input::Hashed { torrent, piece, ok, blocks });
                 }
-                Done::Failed { torrent, error, .. } => pump::disk_failed(&mut self.session, net.now, torrent, &error),
+                Done::Failed { torrent, piece, error } => {
+                    if piece.is_some() {
+                        self.session.handle(net.now, Input::PieceLost { torrent, piece });
+                    }
+                    pump::disk_failed(&mut self.session, net.now, torrent, &error);
+                }
                 Done::Synced { torrent, ticket, result: Ok(()) } => {
                     self.state.data_synced(&self.session, &mut self.disk, torrent, ticket);
                 }
@@ -453,13 +458,9 @@ impl Node {
                     let files = layout.files().len();
                     let opened = self.disk.open(torrent, layout, OpenSpec { dir });
                     self.open |= opened.is_ok();
-                    match opened.and_then(|()| self.disk.prepare(torrent, &|f| wanted[f.idx()])) {
-                        Ok(()) => {
-                            let files = self.stamps(torrent, files);
-                            self.session.handle(net.now, Input::Opened { torrent, files });
-                        }
-                        Err(e) => pump::disk_failed(&mut self.session, net.now, torrent, &e),
-                    }
+                    let ready = opened.and_then(|()| self.disk.prepare(torrent, &|f| wanted[f.idx()]));
+                    let stamps = self.stamps(torrent, files);
+                    pump::opened(&mut self.session, net.now, torrent, ready, || stamps);
                 }
                 Action::Wanted { torrent, wanted } => {
                     if let (true, Err(e)) = (self.open, self.disk.prepare(torrent, &|f| wanted[f.idx()])) {
