@@ -112,7 +112,7 @@ pub enum State {
     Seeding,
     /// Stopped by command, or after reaching its seeding goal.
     Paused,
-    /// Stopped by an error, told in [`Status::error`].
+    /// Stopped by an error, told in [`Status::error`]; or its files can only be read, and what there is is served.
     Error,
 }
 
@@ -512,10 +512,14 @@ pub enum Kept {
 /// Kinds of torrent errors that a caller may want to tell apart.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ErrorKind {
-    /// No space left, or over quota.
+    /// No space left, or over quota. What is there is served meanwhile.
     NoSpace,
-    /// The system refuses: no permission, something else in the way, a file that is too big. That does not pass by
-    /// itself, though it is tried again.
+    /// The volume is mounted read-only. What is there is served meanwhile.
+    ReadOnly,
+    /// A file is too big for its file system, or for a limit. What is there is served meanwhile.
+    TooBig,
+    /// The system refuses: no permission, something else in the way. That does not pass by itself, though it is tried
+    /// again.
     Refused,
     /// A file is shorter than it was, or gone: somebody else changed it.
     FilesChanged,

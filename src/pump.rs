@@ -13,7 +13,7 @@
 
 use std::io;
 
-use crate::api::{CloseReason, ErrorKind, Input, Want};
+use crate::api::{CloseReason, ErrorKind, FileStamp, Input, Want};
 use crate::config::limits;
 use crate::id::{Block, ConnKey, TorrentKey};
 use crate::session::{Chunk, Session};
@@ -91,7 +91,9 @@ fn kind_of(e: &DiskError) -> ErrorKind {
     match e.kind {
         DiskErrorKind::Full => ErrorKind::NoSpace,
         DiskErrorKind::Truncated | DiskErrorKind::Missing => ErrorKind::FilesChanged,
-        DiskErrorKind::Permission | DiskErrorKind::NotAFile | DiskErrorKind::TooBig => ErrorKind::Refused,
+        DiskErrorKind::ReadOnly => ErrorKind::ReadOnly,
+        DiskErrorKind::TooBig => ErrorKind::TooBig,
+        DiskErrorKind::Permission | DiskErrorKind::NotAFile => ErrorKind::Refused,
         _ => ErrorKind::FileIo,
     }
 }
@@ -100,6 +102,24 @@ fn kind_of(e: &DiskError) -> ErrorKind {
 pub fn disk_failed(s: &mut Session, now: Instant, torrent: TorrentKey, e: &DiskError) {
     let kind = kind_of(e);
     s.handle(now, Input::DiskFailed { torrent, error: e.to_string(), kind });
+}
+
+/// The session learns that a torrent's files are ready, or why they are not. Those that can only not be written can
+/// be served, so what they look like is told too.
+pub fn opened(
+    s: &mut Session,
+    now: Instant,
+    torrent: TorrentKey,
+    ready: Result<(), DiskError>,
+    files: impl FnOnce() -> Vec<Option<FileStamp>>,
+) {
+    if let Err(e) = ready {
+        disk_failed(s, now, torrent, &e);
+        if !matches!(e.kind, DiskErrorKind::Full | DiskErrorKind::ReadOnly | DiskErrorKind::TooBig) {
+            return;
+        }
+    }
+    s.handle(now, Input::Opened { torrent, files: files() });
 }
 
 /// The session learns how a sync ended.
@@ -206,7 +226,7 @@ fn recv_predicted(
             }
             Err(e) => {
                 disk_failed(s, now, aim.torrent, &e);
-                return Err(Outcome::Ended(None));
+                return Err(Outcome::More);
             }
         }
     }
@@ -224,7 +244,7 @@ fn recv_predicted(
         Err(e) if is_fault(&e) => {
             let e = storage.fault(plan);
             disk_failed(s, now, aim.torrent, &e);
-            return Err(Outcome::Ended(None));
+            return Err(Outcome::More);
         }
         Err(e) => return Err(ended(&e)),
     };
@@ -342,7 +362,12 @@ fn feed_all(s: &mut Session, storage: &mut dyn Storage, now: Instant, conn: Conn
         let take = data.len().min((block.len - at) as usize);
         if let Err(e) = storage.write(torrent, block.piece, block.begin + at, &data[..take]) {
             disk_failed(s, now, torrent, &e);
-            break;
+            // Either the connection is gone, or the rest of the block is dropped.
+            debug_assert!(s.placing(conn).is_none(), "a block has a place that cannot be written");
+            if s.placing(conn).is_some() {
+                break;
+            }
+            continue;
         }
         s.filled(now, conn, take, &[block], false, &[]);
         data = &data[take..];

@@ -645,12 +645,12 @@ impl Run<'_> {
             Alert::Error { torrent, error, kind } => {
                 let code = match kind {
                     ErrorKind::NoSpace => exit::NO_SPACE,
-                    ErrorKind::FileIo | ErrorKind::FilesChanged | ErrorKind::Refused => exit::FILE_IO,
                     ErrorKind::Metadata => exit::BAD_TORRENT,
+                    _ => exit::FILE_IO,
                 };
                 if let Some(job) = self.jobs.iter_mut().find(|job| job.key == torrent) {
                     job.phase = Phase::Failed(code);
-                    job.waits = !matches!(kind, ErrorKind::Refused | ErrorKind::Metadata);
+                    job.waits = !matches!(kind, ErrorKind::Refused | ErrorKind::TooBig | ErrorKind::Metadata);
                     job.progress.0 = self.now;
                     let (hash, waits) = (job.info_hash, job.waits);
                     self.fail(Some(hash), &Failure::new(code, error));

@@ -799,13 +799,8 @@ impl Loop {
             self.open.insert(torrent);
         }
         let ready = opened.and_then(|()| self.disk.prepare(torrent, &|f| wanted[f.idx()]));
-        match ready {
-            Ok(()) => {
-                let files = self.stamps(torrent, layout.files().len());
-                self.session.handle(self.now, Input::Opened { torrent, files });
-            }
-            Err(e) => pump::disk_failed(&mut self.session, self.now, torrent, &e),
-        }
+        let stamps = || stamps(&mut self.disk, torrent, layout.files().len());
+        pump::opened(&mut self.session, self.now, torrent, ready, stamps);
     }
 
     fn delete_files(
@@ -821,11 +816,6 @@ impl Loop {
         if let Err(e) = self.disk.remove_files(torrent) {
             log::error!("{e}");
         }
-    }
-
-    fn stamps(&mut self, torrent: TorrentKey, files: usize) -> Vec<Option<FileStamp>> {
-        let stamp = |f: usize| self.disk.file_stat(torrent, FileIndex::new(f as u32)).map(FileStamp::from);
-        (0..files).map(stamp).collect()
     }
 
     fn save(&mut self, torrent: TorrentKey, info_hash: &crate::id::InfoHash) {
@@ -847,7 +837,7 @@ impl Loop {
 
     fn record(&mut self, torrent: TorrentKey) -> Option<Vec<u8>> {
         let files = self.session.metainfo(torrent).map_or(0, |m| m.files.len());
-        let stamps = self.stamps(torrent, files);
+        let stamps = stamps(&mut self.disk, torrent, files);
         self.session.set_home(torrent, self.disk.home(torrent));
         self.session.record(self.now, torrent, stamps)
     }
@@ -927,6 +917,11 @@ impl Loop {
             self.carry_out();
         }
     }
+}
+
+fn stamps(disk: &mut Disk, torrent: TorrentKey, files: usize) -> Vec<Option<FileStamp>> {
+    let stamp = |f: usize| disk.file_stat(torrent, FileIndex::new(f as u32)).map(FileStamp::from);
+    (0..files).map(stamp).collect()
 }
 
 /// The torrents that a [`Loop`] with this state folder was given and that were not removed, to be added again. What

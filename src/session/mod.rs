@@ -476,7 +476,7 @@ impl Session {
                 let _ = self.command(now, torrent, |t, cx| t.on_remembered(cx, result));
             }
             Input::DiskFailed { torrent, error, kind } => {
-                let _ = self.command(now, torrent, |t, cx| t.fail(cx, error, kind));
+                let _ = self.command(now, torrent, |t, cx| t.on_disk_failed(cx, error, kind));
             }
             Input::Tick => self.tick(now),
         }

@@ -9,7 +9,8 @@
 //! 4. No honest peer is banned, or accused of breaking the protocol by another honest one.
 //! 5. Whatever a node writes to a peer is by the protocol (see [`tap`](super::tap)). No panic, no spinning,
 //!    no event storm.
-//! 6. Once the faults are over, every leecher finishes by the deadline.
+//! 6. Once the faults are over, every leecher finishes by the deadline. Who has nothing to give gets a first piece
+//!    while others trade (see [`special`](super::special)).
 //!
 //! The disk checks besides where bytes land (see [`disk`](super::disk)).
 
@@ -142,6 +143,15 @@ impl World {
         }
     }
 
+    /// Others have traded for a while: a newcomer must have got something to trade with.
+    pub(super) fn check_first_piece(&mut self, n: u32) {
+        let node = &self.nodes[n as usize];
+        let have = node.key.and_then(|k| node.session.have(k));
+        if have.is_none_or(|h| h.iter_set().next().is_none()) {
+            self.violation(format!("n{n} came, and nobody gave it a piece"));
+        }
+    }
+
     /// It has all it wants.
     pub(super) fn is_complete(node: &Node, now: Instant) -> bool {
         let Some(key) = node.key.filter(|_| node.alive) else { return false };
@@ -190,8 +200,11 @@ impl World {
             self.violation(format!("n{n} verified {down} bytes, and received {received}"));
         }
         if complete && self.plan.scripts.is_empty() && self.plan.faults.is_empty() {
-            if !self.plan.nodes[n as usize].seeder && down != size {
-                self.violation(format!("n{n} finished with {down} bytes verified of {size}"));
+            let holds = self.plan.nodes[n as usize].holds;
+            let lacked = (0..status.pieces.1).filter(|p| !holds.has(*p));
+            let lacked: u64 = lacked.map(|p| u64::from(self.layout.piece_size(PieceIndex::new(p)))).sum();
+            if down != lacked {
+                self.violation(format!("n{n} finished with {down} bytes verified, and had lacked {lacked} of {size}"));
             }
             // Partial blocks of connections that ended are in neither count.
             if down + wasted > received {

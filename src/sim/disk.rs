@@ -97,8 +97,6 @@ pub(super) struct SimDisk {
     pub(super) was_faulty: bool,
     /// Bytes that honest peers sent may have been lost before they were hashed.
     pub(super) was_spoilt: bool,
-    /// Their owner changed files while they were closed: what was last said of them is of before.
-    pub(super) changed_hands: bool,
     /// The resolution of the file system's clock.
     pub(super) clock: Duration,
     /// What the wall clock shows at the start of the run, in microseconds: it jumps.
@@ -107,10 +105,11 @@ pub(super) struct SimDisk {
 }
 
 impl SimDisk {
-    pub(super) fn new(layout: Arc<Layout>, seeder: bool, rng: Rng) -> Self {
+    /// A disk that holds the pieces that `has` says.
+    pub(super) fn new(layout: Arc<Layout>, has: &dyn Fn(u32) -> bool, rng: Rng) -> Self {
         Self {
             mem: vec![Vec::new(); layout.pieces() as usize],
-            platter: Platter::new(Arc::clone(&layout), seeder),
+            platter: Platter::new(Arc::clone(&layout), has),
             layout,
             open: None,
             epoch: 0,
@@ -128,7 +127,6 @@ impl SimDisk {
             honest: true,
             was_faulty: false,
             was_spoilt: false,
-            changed_hands: false,
             clock: Duration::ZERO,
             wall: 0,
             violations: Vec::new(),
@@ -158,17 +156,16 @@ impl SimDisk {
         self.planned.clear();
     }
 
-    /// The power fails.
-    pub(super) fn cut(&mut self) {
+    /// The power fails. How many pieces were at stake.
+    pub(super) fn cut(&mut self) -> usize {
         self.kill();
         self.was_faulty = true;
-        self.platter.lose_unsynced(&mut self.rng, true);
+        self.platter.lose_unsynced(&mut self.rng, true)
     }
 
     /// Somebody truncates a file to so many bytes, or deletes it.
     pub(super) fn tamper(&mut self, file: usize, len: Option<u64>) {
         (self.was_faulty, self.was_spoilt) = (true, true);
-        self.changed_hands |= self.open.is_none();
         let mtime = self.wall_clock();
         self.platter.tamper(file, len, self.open.is_some(), mtime);
     }
@@ -328,7 +325,6 @@ impl Storage for SimDisk {
     fn open(&mut self, t: TorrentKey, layout: Arc<Layout>, _spec: OpenSpec) -> Result<(), DiskError> {
         debug_assert_eq!(layout.total(), self.layout.total());
         self.open = Some(t);
-        self.changed_hands = false;
         self.epoch += 1;
         self.platter.open();
         Ok(())

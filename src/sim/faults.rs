@@ -14,6 +14,16 @@ use crate::time::{Duration, Instant};
 impl World {
     /// A fault begins.
     pub(super) fn fault(&mut self, i: u32) {
+        if let What::CutWriter = self.plan.faults[i as usize].what {
+            let Some(n) = self.some_writer() else {
+                let again = self.net.now + Duration::from_secs(1);
+                if again < self.plan.faults[i as usize].until {
+                    self.net.at(again, super::link::Event::Fault(i));
+                }
+                return;
+            };
+            self.plan.faults[i as usize].what = What::Cut(n);
+        }
         let fault = self.plan.faults[i as usize];
         self.net.trace.say(self.net.now, || format!("FAULT {:?}", fault.what));
         let now = self.net.now;
@@ -49,6 +59,7 @@ impl World {
             // A process that stands still dies like any other.
             What::Kill(n) if self.nodes[n as usize].alive => self.kill(n),
             What::Cut(n) => self.cut(n),
+            What::CutWriter => {}
             _ if self.target(&fault.what).is_none_or(|n| !self.nodes[n].alive || self.frozen[n] > now) => return,
             What::Kill(_) => {}
             What::Quit(n) => {
@@ -85,6 +96,13 @@ impl World {
 
     fn some_wire(&mut self) -> Option<super::link::WireKey> {
         let all: Vec<_> = self.net.open_wires().map(|(w, _)| w).collect();
+        (!all.is_empty()).then(|| all[self.rng.usize(..all.len())])
+    }
+
+    /// Somebody who has written what is not synced.
+    fn some_writer(&mut self) -> Option<u32> {
+        let at_stake = |n: &u32| self.nodes[*n as usize].disk.platter().is_at_stake();
+        let all: Vec<_> = (0..self.nodes.len() as u32).filter(at_stake).collect();
         (!all.is_empty()).then(|| all[self.rng.usize(..all.len())])
     }
 
@@ -127,7 +145,10 @@ impl World {
     fn cut(&mut self, n: u32) {
         self.complete[n as usize] = false;
         self.frozen[n as usize] = self.net.now;
-        let durable = self.nodes[n as usize].cut(&mut self.net);
+        let (durable, stake) = self.nodes[n as usize].cut(&mut self.net);
+        if stake > 0 {
+            *self.counts.entry("power cut, pages at stake").or_default() += 1;
+        }
         let platter = self.nodes[n as usize].disk.platter();
         if let Some(piece) = durable.into_iter().find(|p| !platter.is_as_known(*p)) {
             self.violation(format!("n{n} said that piece {piece} is durable, and a power cut took it"));

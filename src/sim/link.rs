@@ -1,10 +1,14 @@
 //! The simulated network: hosts with line rates, connections with latency, and what goes wrong.
 //!
 //! ```text
-//!   write ─▶ buf[ read so far | arrived | in flight ] ─▶ read         one such pipe each way
+//!   write ─▶ buf[ read so far | arrived | in flight | waiting ] ─▶ read     one such pipe each way
 //!            a segment leaves when the sender's uplink is free, and arrives after the latency, a
 //!            retransmission or two, and whatever blocks the way (partition, outage)
 //! ```
+//!
+//! A pipe has no more in flight than its lines take in a latency, and a little; the rest waits at its sender, and
+//! follows as segments arrive. So pipes share a line as TCP connections do: none stands behind all that another has
+//! still to send.
 //!
 //! It is TCP as an application sees it: bytes in order, finite buffers, resets, ends. Loss shows
 //! as delay. Bytes of a pipe lie in one contiguous buffer; only their number travels in the event queue.
@@ -63,6 +67,8 @@ pub(super) enum Event {
     Fault(u32),
     /// The plan's fault of this number ends.
     FaultEnds(u32),
+    /// A newcomer must have a piece.
+    FirstPiece { node: u32 },
     /// A node starts.
     Join { node: u32 },
     /// The owner of a node lets its failed torrent go on.
@@ -79,6 +85,10 @@ struct Pipe {
     tail: usize,
     /// Bytes from `head` on that the reader can have.
     arrived: usize,
+    /// Bytes of the end of `buf` that are not on their way yet.
+    waiting: usize,
+    /// Bytes on their way.
+    flying: usize,
     /// Bytes ever written.
     written: u64,
     /// When the last segment arrives.
@@ -355,10 +365,13 @@ impl Net {
         w.ends[s].conn = None;
         let reset = w.pipes[1 - s].arrived > 0;
         w.pipes[s].ended = true;
-        let (latency, last) = (w.latency, w.pipes[s].last);
+        let (latency, last, waiting) = (w.latency, w.pipes[s].last, w.pipes[s].waiting);
         if w.ends[1 - s].open {
-            let at = if reset { self.now + latency } else { last.max(self.now + latency) };
-            self.at(at, Event::End { wire: key, from: side, reset });
+            // An end in order follows what is still to be sent.
+            if reset || waiting == 0 {
+                let at = if reset { self.now + latency } else { last.max(self.now + latency) };
+                self.at(at, Event::End { wire: key, from: side, reset });
+            }
         } else {
             w.used = false;
             self.free.push(key.index);
@@ -458,12 +471,14 @@ impl Net {
         let w = self.wire_mut(key)?;
         let end = w.ends[usize::from(1 - from)];
         let pipe = &mut w.pipes[usize::from(from)];
+        pipe.flying -= len as usize;
         if !end.open {
-            // Nobody reads them.
+            // Nobody reads them, and nothing follows them.
             pipe.head += len as usize;
             return None;
         }
         pipe.arrived += len as usize;
+        self.send_segments(key, usize::from(from));
         Some(end)
     }
 
@@ -475,14 +490,22 @@ impl Net {
         Some(w.ends[usize::from(1 - from)]).filter(|e| e.open)
     }
 
-    fn send_segments(&mut self, key: WireKey, side: usize, mut left: usize) {
+    /// Sends what may be in flight.
+    fn send_segments(&mut self, key: WireKey, side: usize) {
         // About an eighth of a second of the slower line, so that slow is not bursty.
-        let ends = self.wires[key.index as usize].ends;
+        let (ends, far) = (self.wires[key.index as usize].ends, self.wires[key.index as usize].latency);
         let rate = self.lines[ends[side].host as usize].up.min(self.lines[ends[1 - side].host as usize].down);
         let segment = ((rate / 8) as usize).clamp(1460, SEGMENT);
-        while left > 0 {
-            let n = left.min(segment);
-            left -= n;
+        let far = (far + self.weather.jitter).as_micros() as u64;
+        let window = (rate.saturating_mul(far) / 1_000_000) as usize + 2 * segment;
+        loop {
+            let (now, w) = (self.now, &mut self.wires[key.index as usize]);
+            let pipe = &mut w.pipes[side];
+            let n = pipe.waiting.min(segment);
+            if n == 0 || w.reset || pipe.flying + n > window {
+                return;
+            }
+            (pipe.waiting, pipe.flying) = (pipe.waiting - n, pipe.flying + n);
             let lost = self.rng.u32(..1000) < self.weather.loss;
             if self.weather.resets > 0 && self.rng.u32(..100_000) < self.weather.resets {
                 self.break_wire(key);
@@ -491,7 +514,6 @@ impl Net {
             let jitter = if jitter == 0 { 0 } else { self.rng.u64(..jitter) };
             let w = &self.wires[key.index as usize];
             let (a, b, latency) = (w.ends[side].host as usize, w.ends[1 - side].host as usize, w.latency);
-            let now = self.now;
             let time = |len: usize, rate: u64| Duration::from_micros((len as u64 + 40) * 1_000_000 / rate);
             let up = &mut self.lines[a];
             up.up_free = up.up_free.max(now) + time(n, up.up);
@@ -504,8 +526,11 @@ impl Net {
             }
             let pipe = &mut self.wires[key.index as usize].pipes[side];
             pipe.last = pipe.last.max(at);
-            let at = pipe.last;
+            let (at, ends) = (pipe.last, pipe.ended && pipe.waiting == 0);
             self.at(at, Event::Arrive { wire: key, from: side as u8, len: n as u32 });
+            if ends {
+                self.at(at, Event::End { wire: key, from: side as u8, reset: false });
+            }
         }
     }
 
@@ -632,7 +657,8 @@ impl Net {
             pcap.segment(self.now, w.ends[s].addr, w.ends[1 - s].addr, first, acked, &w.pipes[s].buf[from..from + n]);
         }
         self.trace.note(3, u64::from(key.index) << 1 | s as u64, n as u64);
-        self.send_segments(key, s, n);
+        self.wires[key.index as usize].pipes[s].waiting += n;
+        self.send_segments(key, s);
     }
 
     /// Reads into plain memory, for what is not a node.
@@ -684,3 +710,6 @@ impl Stream for NetStream<'_> {
         self.net.write_with(self.wire, self.side, io.total(), |out| io.copy_to(out))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -28,6 +28,7 @@ mod plain;
 mod plan;
 mod platter;
 mod script;
+mod special;
 mod tap;
 #[cfg(test)]
 mod tests;

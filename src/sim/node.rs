@@ -146,18 +146,18 @@ impl Node {
         net.drop_host(self.host);
     }
 
-    /// Its machine loses its power, whether it runs or not: what it has said is durable.
-    pub(super) fn cut(&mut self, net: &mut Net) -> Vec<PieceIndex> {
-        let key = self.key.filter(|_| !self.disk.changed_hands);
-        let claims = key.and_then(|k| self.session.claims(k));
+    /// Its machine loses its power, whether it runs or not: what it has said is durable, and how many pieces were at
+    /// stake.
+    pub(super) fn cut(&mut self, net: &mut Net) -> (Vec<PieceIndex>, usize) {
+        let claims = self.key.and_then(|k| self.session.claims(k));
         let durable = claims.map_or_else(Vec::new, |(durable, _)| durable.iter_set().collect());
         if self.alive {
             self.kill(net);
         }
-        self.disk.cut();
+        let stake = self.disk.cut();
         self.state.folder().cut();
         self.boot += 1;
-        durable
+        (durable, stake)
     }
 
     /// Its disk begins to fail, or ceases to; the state folder is on it.
@@ -392,7 +392,12 @@ impl Node {
                 Done::Hashed { torrent, piece, ok, blocks } => {
                     self.session.handle(net.now, Input::Hashed { torrent, piece, ok, blocks });
                 }
-                Done::Failed { torrent, error, .. } => pump::disk_failed(&mut self.session, net.now, torrent, &error),
+                Done::Failed { torrent, piece, error } => {
+                    if piece.is_some() {
+                        self.session.handle(net.now, Input::PieceLost { torrent, piece });
+                    }
+                    pump::disk_failed(&mut self.session, net.now, torrent, &error);
+                }
                 Done::Synced { torrent, ticket, result: Ok(()) } => {
                     self.state.data_synced(&self.session, &mut self.disk, torrent, ticket);
                 }
@@ -453,13 +458,9 @@ impl Node {
                     let files = layout.files().len();
                     let opened = self.disk.open(torrent, layout, OpenSpec { dir });
                     self.open |= opened.is_ok();
-                    match opened.and_then(|()| self.disk.prepare(torrent, &|f| wanted[f.idx()])) {
-                        Ok(()) => {
-                            let files = self.stamps(torrent, files);
-                            self.session.handle(net.now, Input::Opened { torrent, files });
-                        }
-                        Err(e) => pump::disk_failed(&mut self.session, net.now, torrent, &e),
-                    }
+                    let ready = opened.and_then(|()| self.disk.prepare(torrent, &|f| wanted[f.idx()]));
+                    let stamps = self.stamps(torrent, files);
+                    pump::opened(&mut self.session, net.now, torrent, ready, || stamps);
                 }
                 Action::Wanted { torrent, wanted } => {
                     if let (true, Err(e)) = (self.open, self.disk.prepare(torrent, &|f| wanted[f.idx()])) {

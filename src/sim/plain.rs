@@ -3,6 +3,7 @@
 
 use super::link::{Line, Weather};
 use super::plan::{NodePlan, Plan, Style};
+use super::special::Holds;
 use crate::config::Config;
 use crate::time::{Duration, Instant};
 
@@ -26,7 +27,7 @@ impl Plain {
     pub(super) fn plan(&self, seed: u64) -> Plan {
         let nodes = self.leechers.max(1) + 1;
         let node = |n: u32| NodePlan {
-            seeder: n == 0,
+            holds: if n == 0 { Holds::All } else { Holds::Nothing },
             join: Instant::ZERO,
             config: Config::default(),
             knows: (0..nodes).filter(|k| *k != n).collect(),
@@ -46,6 +47,7 @@ impl Plain {
             faults: Vec::new(),
             heal: Instant::ZERO,
             deadline: Instant::from_secs(4 * 3600),
+            newcomer: None,
         }
     }
 }

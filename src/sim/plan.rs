@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use super::disk::DiskFaults;
 use super::link::{Line, Weather};
 use super::script::Manner;
+use super::special::{Holds, Newcomer};
 use super::tracker::Habit;
 use crate::config::Config;
 use crate::rng::{Rng, seeded};
@@ -31,6 +32,8 @@ pub enum Style {
     FreeRiders,
     /// One seed that is much faster than everyone.
     SuperSeed,
+    /// One comes late to some that trade, and has nothing.
+    Newcomer,
 }
 
 impl Style {
@@ -42,6 +45,7 @@ impl Style {
             Self::ManySlow => "swarm many slow",
             Self::FreeRiders => "swarm free riders",
             Self::SuperSeed => "swarm super-fast seed",
+            Self::Newcomer => "swarm newcomer",
         }
     }
 }
@@ -63,6 +67,8 @@ pub(super) enum What {
     Kill(u32),
     /// A node's machine loses its power, and is on again.
     Cut(u32),
+    /// The same, to one that has written what is not synced, as soon as there is one.
+    CutWriter,
     /// A node's wall clock jumps, by so many microseconds.
     Clock(u32, i64),
     /// Somebody truncates one of a node's files, or deletes it.
@@ -91,7 +97,7 @@ impl What {
             Self::Split(_) => "partition",
             Self::Freeze(_) => "freeze",
             Self::Kill(_) => "kill",
-            Self::Cut(_) => "power cut",
+            Self::Cut(_) | Self::CutWriter => "power cut",
             Self::Clock(..) => "clock jump",
             Self::Tamper(_, _, Some(_)) => "truncated",
             Self::Tamper(_, _, None) => "deleted",
@@ -123,7 +129,7 @@ pub(super) struct Fault {
 /// One node.
 #[derive(Clone, Debug)]
 pub(super) struct NodePlan {
-    pub(super) seeder: bool,
+    pub(super) holds: Holds,
     pub(super) join: Instant,
     pub(super) config: Config,
     /// Hosts it knows from the start.
@@ -165,13 +171,21 @@ pub(super) struct Plan {
     pub(super) faults: Vec<Fault>,
     pub(super) heal: Instant,
     pub(super) deadline: Instant,
+    pub(super) newcomer: Option<Newcomer>,
+}
+
+impl NodePlan {
+    /// It has everything from the start.
+    pub(super) fn is_seeder(&self) -> bool {
+        matches!(self.holds, Holds::All)
+    }
 }
 
 /// In microseconds.
 const YEAR: u64 = 365 * 24 * 3600 * 1_000_000;
 
 /// A number whose logarithm is evenly spread.
-fn spread(rng: &mut Rng, from: u64, to: u64) -> u64 {
+pub(super) fn spread(rng: &mut Rng, from: u64, to: u64) -> u64 {
     let (a, b) = (from.ilog2(), to.ilog2());
     let base = 1u64 << rng.u32(a..=b);
     (base + rng.u64(..base)).clamp(from, to)
@@ -181,7 +195,7 @@ fn chance(rng: &mut Rng, permille: u32) -> bool {
     rng.u32(..1000) < permille
 }
 
-fn secs(rng: &mut Rng, from: u64, to: u64) -> Duration {
+pub(super) fn secs(rng: &mut Rng, from: u64, to: u64) -> Duration {
     Duration::from_micros(rng.u64(from * 1_000_000..=to * 1_000_000))
 }
 
@@ -216,11 +230,13 @@ impl Plan {
             faults: Vec::new(),
             heal: Instant::ZERO,
             deadline: Instant::ZERO,
+            newcomer: None,
         };
         plan.draw_nodes(rng, nodes);
         plan.draw_strangers(rng, nodes);
         plan.draw_weather(rng);
-        plan.draw_faults(rng, total);
+        plan.draw_faults(rng);
+        plan.ask(rng);
         plan
     }
 
@@ -266,7 +282,7 @@ impl Plan {
             let rider = self.style == Style::FreeRiders && !seeder && chance(rng, 400);
             let late = self.style == Style::Churn || chance(rng, 100);
             self.nodes.push(NodePlan {
-                seeder,
+                holds: if seeder { Holds::All } else { Holds::Nothing },
                 join: if late { Instant::ZERO + secs(rng, 0, 60) } else { Instant::ZERO },
                 config: draw_config(rng, rider, nodes),
                 knows: Vec::new(),
@@ -285,6 +301,7 @@ impl Plan {
             node.knows.clear();
             node.config.lsd = true;
         }
+        self.newcomer = None;
         self
     }
 
@@ -343,10 +360,15 @@ impl Plan {
         }
     }
 
-    fn draw_faults(&mut self, rng: &mut Rng, total: u64) {
-        let nodes = self.nodes.len() as u64;
+    /// Seconds in which most swarms like this one would be done.
+    pub(super) fn estimate(&self) -> u64 {
+        let (nodes, total) = (self.nodes.len() as u64, self.files.iter().sum::<u64>());
         let slowest = self.lines.iter().map(|l| l.down.min(l.up)).min().unwrap_or(1);
-        let estimate = (total * (nodes - 1) / self.lines[0].up + total / slowest + 20).min(3000);
+        (total * (nodes - 1) / self.lines[0].up + total / slowest + 20).min(3000)
+    }
+
+    fn draw_faults(&mut self, rng: &mut Rng) {
+        let (nodes, estimate) = (self.nodes.len() as u64, self.estimate());
         let window = if chance(rng, 150) { 0 } else { rng.u64(5..=estimate.max(10) + 60) };
         let joined = self.nodes.iter().map(|n| n.join).max().unwrap_or_default();
         let count = if window == 0 { 0 } else { rng.u64(0..=nodes.min(20) * 2) };

@@ -68,6 +68,8 @@ struct FileState {
     device: Option<Option<Stamp>>,
     /// When it was changed last, by [`Platter::mark`].
     changed: u64,
+    /// When it was made last, by [`Platter::mark`], and what was said of it then.
+    made: Option<(u64, Stamp)>,
     /// Deleted by somebody while it was open.
     unlinked: bool,
     /// Truncated by somebody, and grown again by us: nothing shows that it has a hole.
@@ -88,22 +90,16 @@ pub(super) struct Platter {
 }
 
 impl Platter {
-    pub(super) fn new(layout: Arc<Layout>, full: bool) -> Self {
-        let piece = Piece { good: full, ..Piece::default() };
+    /// Files that hold the pieces that `has` says; none at all if that is no piece.
+    pub(super) fn new(layout: Arc<Layout>, has: &dyn Fn(u32) -> bool) -> Self {
+        let pieces: Vec<_> = (0..layout.pieces()).map(|p| Piece { good: has(p), ..Piece::default() }).collect();
+        let full = pieces.iter().any(|p| p.good);
         let file = |(i, f): (u64, &LayoutFile)| FileState {
             stamp: full.then_some(Stamp { len: f.len, mtime_us: 0, inode: i + 1 }),
             ..FileState::default()
         };
         let files: Vec<_> = (0..).zip(layout.files()).map(file).collect();
-        Self {
-            pieces: vec![piece; layout.pieces() as usize],
-            inodes: files.len() as u64,
-            files,
-            layout,
-            unsynced: BTreeSet::new(),
-            changes: 0,
-            losses: 0,
-        }
+        Self { pieces, inodes: files.len() as u64, files, layout, unsynced: BTreeSet::new(), changes: 0, losses: 0 }
     }
 
     pub(super) fn block_len(&self, piece: PieceIndex, i: usize) -> u32 {
@@ -181,16 +177,14 @@ impl Platter {
             let file = &mut self.files[span.file.idx()];
             file.device.get_or_insert(file.stamp);
             file.changed = self.changes;
-            let inode = file.stamp.map_or_else(
-                || {
-                    self.inodes += 1;
-                    self.inodes
-                },
-                |s| s.inode,
-            );
             let len = self.layout.files()[span.file.idx()].len;
             file.hole |= file.stamp.is_some_and(|s| s.len < len);
-            file.stamp = Some(Stamp { len, mtime_us, inode });
+            let inode = file.stamp.map_or(self.inodes + 1, |s| s.inode);
+            let stamp = Stamp { len, mtime_us, inode };
+            if file.stamp.replace(stamp).is_none() {
+                self.inodes += 1;
+                file.made = Some((self.changes, stamp));
+            }
         }
     }
 
@@ -206,17 +200,22 @@ impl Platter {
         self.pieces[piece.idx()].blocks.iter_mut().for_each(|b| b.epoch = 0);
     }
 
-    /// A torrent is opened: what others did shows.
-    pub(super) fn open(&mut self) {
+    /// Files that were deleted are gone.
+    fn vanish(&mut self) {
         for i in 0..self.files.len() {
             if std::mem::take(&mut self.files[i].unlinked) {
-                self.wipe(i, 0);
+                self.wipe(i, 0, true);
                 self.changes += 1;
                 let file = &mut self.files[i];
                 file.device.get_or_insert(file.stamp);
                 (file.stamp, file.changed) = (None, self.changes);
             }
         }
+    }
+
+    /// A torrent is opened: what others did shows.
+    pub(super) fn open(&mut self) {
+        self.vanish();
         let mut hidden = BTreeSet::new();
         for (i, _) in self.files.iter().enumerate().filter(|(_, f)| f.hole) {
             hidden.extend(self.layout.pieces_of(crate::id::FileIndex::new(i as u32)));
@@ -228,7 +227,7 @@ impl Platter {
 
     /// The files of this torrent are deleted.
     pub(super) fn clear(&mut self) {
-        let fresh = Self::new(Arc::clone(&self.layout), false);
+        let fresh = Self::new(Arc::clone(&self.layout), &|_| false);
         (self.pieces, self.files, self.unsynced) = (fresh.pieces, fresh.files, fresh.unsynced);
         self.losses += 1;
     }
@@ -248,8 +247,8 @@ impl Platter {
 
     // ---------------------------------------------------------------- what others do
 
-    /// Nothing is left of a file from `len` on.
-    fn wipe(&mut self, file: usize, len: u64) {
+    /// Nothing is left of a file from `len` on; `tampered`: somebody did that, and need not have said so.
+    fn wipe(&mut self, file: usize, len: u64, tampered: bool) {
         let f = &self.layout.files()[file];
         let (from, to) = (f.offset + len, f.offset + f.len);
         for piece in self.layout.pieces_of(crate::id::FileIndex::new(file as u32)).map(PieceIndex::new) {
@@ -268,7 +267,7 @@ impl Platter {
                 let p = &mut self.pieces[piece.idx()];
                 let was_good = std::mem::take(&mut p.good);
                 self.losses += u64::from(was_good);
-                p.tampered |= was_good;
+                p.tampered |= was_good && tampered;
                 p.blocks = blocks;
             }
         }
@@ -280,7 +279,7 @@ impl Platter {
         match len {
             Some(len) => {
                 let len = len.min(stamp.len);
-                self.wipe(file, len);
+                self.wipe(file, len, true);
                 self.changes += 1;
                 let f = &mut self.files[file];
                 f.device.get_or_insert(f.stamp);
@@ -289,15 +288,21 @@ impl Platter {
                 let mtime_us = if mtime_us == stamp.mtime_us { mtime_us + 2_000_000 } else { mtime_us };
                 f.stamp = Some(Stamp { len, mtime_us, ..stamp });
             }
-            None if open => self.files[file].unlinked = true,
             None => {
                 self.files[file].unlinked = true;
-                self.open();
+                if !open {
+                    self.vanish();
+                }
             }
         }
     }
 
     // ---------------------------------------------------------------- the device
+
+    /// Something was written that is not synced.
+    pub(super) fn is_at_stake(&self) -> bool {
+        !self.unsynced.is_empty()
+    }
 
     /// Counts changes.
     pub(super) fn mark(&self) -> u64 {
@@ -315,12 +320,20 @@ impl Platter {
             }
             !synced
         });
-        files.iter_mut().filter(|f| f.changed <= mark).for_each(|f| f.device = None);
+        for f in files {
+            if f.changed <= mark {
+                f.device = None;
+            } else if let (Some(None), Some((_, stamp))) = (f.device, f.made.filter(|(at, _)| *at <= mark)) {
+                // It has been written to again, but it is there.
+                f.device = Some(Some(stamp));
+            }
+        }
     }
 
     /// Of what was written since the last sync some pages are on the device, and now that is all there is.
-    /// `whole`: the names, lengths and times of files are as bad off.
-    pub(super) fn lose_unsynced(&mut self, rng: &mut Rng, whole: bool) {
+    /// `whole`: the names, lengths and times of files are as bad off. How many pieces were at stake.
+    pub(super) fn lose_unsynced(&mut self, rng: &mut Rng, whole: bool) -> usize {
+        let stake = self.unsynced.len();
         let unit = if rng.u32(..4) == 0 { 512 } else { 4096 };
         let luck = [0, 125, 500, 875, 970][rng.usize(..5)];
         for n in std::mem::take(&mut self.unsynced) {
@@ -339,11 +352,12 @@ impl Platter {
             if whole && rng.u32(..1000) >= luck {
                 self.files[i].stamp = device;
                 if device.is_none() {
-                    self.wipe(i, 0);
-                    self.sync(self.changes);
+                    self.wipe(i, 0, false);
                 }
             }
         }
+        self.sync(self.changes);
+        stake
     }
 
     fn now_is(&mut self, piece: PieceIndex, blocks: Vec<Blk>) {

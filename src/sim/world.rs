@@ -44,7 +44,7 @@ pub(super) struct World {
     scripts: Vec<Script>,
     trackers: Vec<Tracker>,
     meta: Metainfo,
-    layout: Arc<Layout>,
+    pub(super) layout: Arc<Layout>,
     bufs: Buffers,
     landing: Vec<Vec<u8>>,
     finished: Vec<Option<Instant>>,
@@ -65,7 +65,7 @@ impl World {
         (net.taps.nodes, net.taps.peers, net.taps.pieces) = (n, n + s, layout.pieces());
         let mut nodes = Vec::new();
         for (host, p) in (0..).zip(&plan.nodes) {
-            let mut disk = SimDisk::new(Arc::clone(&layout), p.seeder, rng.fork());
+            let mut disk = SimDisk::new(Arc::clone(&layout), &|piece| p.holds.has(piece), rng.fork());
             (disk.clock, disk.wall) = (p.clock, p.wall);
             nodes.push(Node::new(host, disk, SimFolder::new(rng.fork())));
         }
@@ -109,6 +109,9 @@ impl World {
         for (i, f) in (0..).zip(&self.plan.faults) {
             self.net.at(f.at, Event::Fault(i));
             self.net.at(f.until, Event::FaultEnds(i));
+        }
+        if let Some(new) = self.plan.newcomer {
+            self.net.at(new.by, Event::FirstPiece { node: new.node });
         }
         while self.violations.is_empty() && !self.is_over() {
             let Some((at, event)) = self.net.next() else {
@@ -162,7 +165,7 @@ impl World {
         }
         let (node, now) = (&self.nodes[n as usize], self.net.now);
         let complete = Self::is_complete(node, now);
-        if complete && self.finished[n as usize].is_none() && !self.plan.nodes[n as usize].seeder {
+        if complete && self.finished[n as usize].is_none() && !self.plan.nodes[n as usize].is_seeder() {
             self.finished[n as usize] = Some(now);
         }
         self.complete[n as usize] = complete;
@@ -333,6 +336,7 @@ impl World {
             }
             Event::Fault(i) => self.fault(i),
             Event::FaultEnds(i) => self.fault_ends(i),
+            Event::FirstPiece { node } => self.check_first_piece(node),
             Event::Join { node } => self.start(node),
             Event::Mend { node, life } => self.mend(node, life),
         }
@@ -439,5 +443,6 @@ fn key_of(event: &Event) -> (u64, u64, u64) {
         Event::Join { node } => (44, u64::from(node), 0),
         Event::Mend { node, life } => (45, u64::from(node), u64::from(life)),
         Event::Datagram { to, id } => (46, u64::from(to), id),
+        Event::FirstPiece { node } => (47, u64::from(node), 0),
     }
 }

@@ -11,6 +11,9 @@
 //! and then the helper waits until what it wrote is on the device and takes the time (a probe). A thread that had to
 //! let another run is late too: only time in which it went to sleep by itself is the disk's.
 //!
+//! Where a write is a round trip to another process or another machine (FUSE, network file systems) it takes as long as
+//! that likes, however quick the last ones were: no such volume is ever fast.
+//!
 //! What it does not do: read a clock, or write.
 //!
 //! Invariants: each time a fast volume turns out slow it needs twice as many quick probes to be fast again, up to
@@ -61,7 +64,7 @@ impl Volume {
 
     /// The loop may write to it.
     pub(super) const fn is_fast(&self) -> bool {
-        self.fast
+        self.fast && !matches!(self.kind, FsKind::NoMap)
     }
 
     fn is_slow(&mut self) {
@@ -88,7 +91,7 @@ impl Volume {
     pub(super) fn wants_probe(&mut self, bytes: usize) -> bool {
         self.since_probe += bytes as u64;
         self.unsynced += bytes as u64;
-        if self.fast || self.since_probe < PROBE_EVERY {
+        if self.fast || self.kind == FsKind::NoMap || self.since_probe < PROBE_EVERY {
             return false;
         }
         self.since_probe = 0;
@@ -181,6 +184,14 @@ mod tests {
         }
         assert!(v.is_fast());
         v.wrote(1, Duration::from_secs(3), true);
+        assert!(!v.is_fast());
+    }
+
+    #[test]
+    fn where_others_do_the_writing_it_is_never_the_loops() {
+        let mut v = Volume::new(1, FsKind::NoMap);
+        assert!((0..8).all(|_| !v.wants_probe(4 << 20)));
+        (0..PROBES).for_each(|_| v.probed(4 << 20, Duration::ZERO));
         assert!(!v.is_fast());
     }
 

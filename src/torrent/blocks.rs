@@ -38,8 +38,9 @@ impl Torrent {
     }
 
     pub(super) fn update_interest(&mut self, cx: &mut Cx<'_>, conn: ConnKey) {
+        let unwritable = self.unwritable.is_some();
         let Some(peer) = cx.peer(conn) else { return };
-        let interested = peer.wanted_pieces > 0;
+        let interested = peer.wanted_pieces > 0 && !unwritable;
         if interested != peer.interested {
             peer.interested = interested;
             cx.send(conn, if interested { &Message::Interested } else { &Message::NotInterested });
@@ -48,7 +49,7 @@ impl Torrent {
 
     /// Fills this peer's pipeline.
     pub(crate) fn request_more(&mut self, cx: &mut Cx<'_>, conn: ConnKey) {
-        if !self.is_active() {
+        if !self.is_active() || self.unwritable.is_some() {
             return;
         }
         let (now, speed) = (cx.now, self.speed(cx, conn));
@@ -141,7 +142,7 @@ impl Torrent {
         let mut keep = false;
         // A late answer to what was cancelled must not mix into a piece that is fetched alone.
         let stranger = !asked && self.picker.is_alone(block.piece);
-        if let (true, Some(r)) = (expected && !stranger, r) {
+        if let (true, Some(r)) = (expected && !stranger && self.unwritable.is_none(), r) {
             keep = self.picker.missing(r) && (self.picker.lease(r, conn) || self.take_over(cx, r, conn));
         }
         if let Some(peer) = cx.peer(conn).filter(|_| block.len > 0) {
@@ -255,7 +256,12 @@ impl Torrent {
         self.convict(cx, piece, blocks);
         let priority = self.picker.priority(piece);
         self.picker.on_piece_ok(piece);
-        self.files_work(cx);
+        if self.is_complete() {
+            self.unwritable = None;
+        }
+        if self.unwritable.is_none() {
+            self.files_work(cx);
+        }
         self.on_verified(cx, piece);
         self.mark_dirty(cx);
         cx.alerts.push_back(Alert::Piece { torrent: self.key, piece });
@@ -333,6 +339,7 @@ impl Torrent {
 
     /// What had come of this piece, or of all that are not verified, could not be written.
     pub(crate) fn on_piece_lost(&mut self, cx: &mut Cx<'_>, piece: Option<PieceIndex>) {
+        self.unsure = piece.is_none();
         let lost: Vec<_> = match piece {
             Some(piece) => vec![piece],
             None => self.picker.partials().map(|(piece, _)| piece).collect(),
@@ -398,6 +405,7 @@ impl Torrent {
             return;
         }
         self.seeding_since = Some(cx.now);
+        self.unwritable = None;
         if self.picker.have().is_all() {
             self.tiers.completed(cx.now);
         }

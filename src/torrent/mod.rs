@@ -34,6 +34,7 @@ mod retry;
 mod serve;
 mod suspects;
 pub mod swarm;
+mod unwritable;
 
 use std::collections::VecDeque;
 use std::os::unix::ffi::OsStrExt;
@@ -197,6 +198,10 @@ pub struct Torrent {
     kick: bool,
     /// Its disk has failed.
     retry: retry::Retry,
+    /// Something that had come was lost, and it is not known what: see [`Input::PieceLost`](crate::api::Input).
+    unsure: bool,
+    /// It can only be read.
+    unwritable: Option<unwritable::Unwritable>,
     /// The timer that is armed for it.
     pub(crate) timer: Instant,
 }
@@ -253,6 +258,8 @@ impl Torrent {
             picked: Vec::new(),
             kick: false,
             retry: retry::Retry::default(),
+            unsure: false,
+            unwritable: None,
             timer: Instant::FAR,
             garbled: add.resume.is_some() && record.is_none(),
             record,
@@ -454,6 +461,9 @@ impl Torrent {
 
     /// Everything on disk has been looked at: begin to trade.
     fn activate(&mut self, cx: &mut Cx<'_>) {
+        if self.has_nothing_to_serve(cx) {
+            return;
+        }
         self.life = Life::Active;
         self.record = None;
         self.journal = None;
@@ -467,6 +477,7 @@ impl Torrent {
         self.tiers.start(cx.now);
         self.swarm.revive(cx.now);
         if self.is_complete() {
+            self.unwritable = None;
             self.files_work(cx);
             self.seeding_since = Some(cx.now);
             self.finish(cx);
@@ -496,6 +507,9 @@ impl Torrent {
         self.paused = false;
         self.remember(cx);
         self.retry = retry::Retry::default();
+        if self.unwritable.is_some() {
+            cx.alerts.push_back(Alert::Resumed { torrent: self.key });
+        }
         if let Life::Stopped(_) = self.life {
             // A goal that was reached stays so: whoever resumes after it wants to seed on.
             // Pieces that were verified stay so unless their files have changed meanwhile: the
@@ -514,14 +528,18 @@ impl Torrent {
         }
     }
 
-    /// Files failed: this torrent stops, the others go on. It tries again by itself.
+    fn tell_failed(&mut self, cx: &mut Cx<'_>, error: &str, kind: ErrorKind) {
+        if self.retry.failed(cx.now, error) {
+            cx.alerts.push_back(Alert::Error { torrent: self.key, error: error.to_owned(), kind });
+        }
+    }
+
+    /// It cannot go on: this torrent stops, the others go on. It tries again by itself.
     pub(crate) fn fail(&mut self, cx: &mut Cx<'_>, error: String, kind: ErrorKind) {
         if matches!(self.life, Life::Stopped(_)) {
             return;
         }
-        if self.retry.failed(cx.now, &error) {
-            cx.alerts.push_back(Alert::Error { torrent: self.key, error: error.clone(), kind });
-        }
+        self.tell_failed(cx, &error, kind);
         if kind == ErrorKind::Metadata {
             self.retry.disarm();
         }
@@ -540,6 +558,7 @@ impl Torrent {
 
     /// Closes its peers, takes leave of its trackers, saves its record and closes its files.
     pub(crate) fn stop(&mut self, cx: &mut Cx<'_>, error: Option<(String, ErrorKind)>, why: CloseReason) {
+        self.unwritable = None;
         if error.is_some() {
             self.forget_volatile(cx);
         }
@@ -612,11 +631,12 @@ impl Torrent {
     pub(crate) fn deadline(&self, now: Instant, config: &Config) -> Option<Instant> {
         let mut at = earlier(self.tiers.deadline(), self.safe.deadline(config));
         at = earlier(at, self.memory.deadline());
+        at = earlier(at, self.tries_at());
         if matches!(self.life, Life::Stopped(Some(_))) {
             at = earlier(at, self.retry.at());
         }
         if self.is_active() {
-            at = earlier(at, self.save_at);
+            at = earlier(at, self.save_at.filter(|_| self.unwritable.is_none()));
             if !self.peers.is_empty() {
                 at = earlier(at, Some(self.choker.next()));
             }
@@ -640,6 +660,7 @@ impl Torrent {
         self.sync_when_due(cx);
         self.remember_when_due(cx);
         self.fetch_more(cx);
+        self.try_writing(cx);
         if matches!(self.life, Life::Stopped(Some(_))) && self.retry.at().is_some_and(|at| at <= cx.now) {
             self.begin(cx);
         }
@@ -650,7 +671,7 @@ impl Torrent {
             self.rechoke(cx);
         }
         self.kick_idle(cx);
-        if self.save_at.is_some_and(|at| at <= cx.now) {
+        if self.unwritable.is_none() && self.save_at.is_some_and(|at| at <= cx.now) {
             self.save(cx);
         }
         self.check_goal(cx);
@@ -761,6 +782,7 @@ impl Torrent {
             }
             Life::Opening => (State::Checking { done: 0, total: 0 }, None),
             Life::Checking(c) => (c.progress(), None),
+            Life::Active if self.unwritable.is_some() => (State::Error, self.why_unwritable().map(str::to_owned)),
             Life::Active if self.is_complete() => (State::Seeding, None),
             Life::Active => (State::Downloading, None),
             Life::Stopped(None) => (State::Paused, None),
@@ -854,7 +876,8 @@ impl Torrent {
             let p = conns.get(conn).and_then(Conn::peer).expect("a live peer");
             let wanted = p.have.iter_set().filter(|i| self.picker.wants(*i)).count();
             assert_eq!(p.wanted_pieces as usize, wanted, "pieces we want of {conn:?}");
-            assert_eq!(p.interested, wanted > 0, "interest in {conn:?}");
+            assert_eq!(p.interested, wanted > 0 && self.unwritable.is_none(), "interest in {conn:?}");
+            assert!(self.unwritable.is_none() || p.trade.asked.is_empty(), "asked for what cannot be written");
             let requested = self.picker.requested_at(conn);
             assert!(requested as usize <= p.trade.asked.len(), "{requested} requests at {conn:?}: {:?}", p.trade.asked);
             out += requested;

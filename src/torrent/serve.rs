@@ -66,7 +66,7 @@ impl Torrent {
     }
 
     pub(super) fn rechoke(&mut self, cx: &mut Cx<'_>) {
-        let (now, seeding) = (cx.now, self.is_complete());
+        let (now, seeding) = (cx.now, self.is_complete() || self.unwritable.is_some());
         let candidate = |&conn: &ConnKey| {
             let p = cx.conns.get(conn).and_then(Conn::peer)?;
             Some(Candidate {

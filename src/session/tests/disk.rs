@@ -1,10 +1,11 @@
 //! A disk that fails, and is repaired.
 
 use super::rig::*;
-use crate::api::{ErrorKind, Input, Kept};
+use crate::api::{CloseReason, ErrorKind, Input, Kept};
 use crate::config::Config;
 use crate::session::{Alert, State};
-use crate::storage::DiskErrorKind;
+use crate::storage::{DiskError, DiskErrorKind, Storage};
+use crate::wire::Message;
 
 fn errors(rig: &Rig) -> Vec<ErrorKind> {
     rig.alerts.iter().filter_map(|a| if let Alert::Error { kind, .. } = a { Some(*kind) } else { None }).collect()
@@ -21,6 +22,7 @@ fn a_torrent_gets_over_a_full_disk_by_itself() {
     rig.stamps = vec![stamp(c.data.len() as u64)];
     let conn = rig.seeder(t, 1);
     rig.gives(conn, blk(0, 0));
+    rig.hang_up(conn, CloseReason::Eof);
     // It is full for three minutes.
     for n in 2..20 {
         let conn = rig.seeder(t, n);
@@ -32,9 +34,10 @@ fn a_torrent_gets_over_a_full_disk_by_itself() {
         while rig.status(t).state == State::Error {
             rig.pass(secs(1));
             waited += 1;
-            assert!(waited <= 50, "it waits for {waited} s");
+            assert!(waited <= 51, "it waits for {waited} s");
         }
         assert_eq!((rig.status(t).state, rig.status(t).have), (State::Downloading, before));
+        rig.hang_up(conn, CloseReason::Eof);
     }
     assert_eq!((errors(&rig), resumed(&rig)), (vec![ErrorKind::NoSpace], 0), "told once");
     let conn = rig.seeder(t, 20);
@@ -48,6 +51,92 @@ fn a_torrent_gets_over_a_full_disk_by_itself() {
     assert_eq!(errors(&rig).len(), 2);
     assert_eq!(rig.status(t).state, State::Seeding);
     assert_eq!(resumed(&rig), 2, "everything is there");
+}
+
+#[test]
+fn while_the_disk_is_full_what_there_is_is_served_and_nothing_is_asked_for() {
+    for (disk, kind) in [
+        (DiskErrorKind::Full, ErrorKind::NoSpace),
+        (DiskErrorKind::ReadOnly, ErrorKind::ReadOnly),
+        (DiskErrorKind::TooBig, ErrorKind::TooBig),
+    ] {
+        let c = Content::pieces(4, 2);
+        let (mut rig, t) = Rig::leech(&c);
+        rig.stamps = vec![stamp(c.data.len() as u64)];
+        let seeder = rig.seeder(t, 1);
+        rig.gives(seeder, blk(0, 0));
+        rig.gives(seeder, blk(0, 1));
+        let taker = rig.peer(t, 2, true);
+        rig.says(taker, &Message::Interested);
+        rig.said(seeder);
+        rig.disk.fail(disk);
+        rig.gives(seeder, blk(1, 0));
+        let said = rig.said(seeder);
+        assert_eq!(said.iter().filter(|s| s.starts_with("cancel")).count(), 5, "{said:?}");
+        assert!(said.contains(&"not interested".into()), "{said:?}");
+        assert_eq!((rig.status(t).state, errors(&rig)), (State::Error, vec![kind]));
+        // What was on its way is dropped, and those who want something get it.
+        let wasted = rig.status(t).wasted;
+        rig.gives(seeder, blk(2, 0));
+        assert_eq!(rig.status(t).wasted, wasted + u64::from(B));
+        rig.says(taker, &Message::Request(blk(0, 1)));
+        assert!(rig.said(taker).contains(&"piece 0.1".into()));
+        rig.pass(secs(4));
+        assert_eq!(requests(&rig.said(seeder)), []);
+        // Tried again, and failed again: told once.
+        rig.pass(secs(1));
+        rig.s.handle(rig.now, Input::DiskFailed { torrent: t, error: rig.status(t).error.unwrap(), kind });
+        rig.pass(secs(9));
+        assert_eq!((requests(&rig.said(seeder)), rig.status(t).state), (vec![], State::Error));
+        // Its user need not wait so long.
+        if kind == ErrorKind::ReadOnly {
+            rig.s.resume(rig.now, t).unwrap();
+            rig.pass(secs(1));
+        }
+        rig.pass(secs(2));
+        let said = rig.said(seeder);
+        assert!(said.contains(&"interested".into()) && requests(&said).len() == 5, "{said:?}");
+        // Who told it to go on is told so at once, and everybody else when it works.
+        let told = usize::from(kind == ErrorKind::ReadOnly);
+        assert_eq!((rig.status(t).state, resumed(&rig)), (State::Downloading, told));
+        rig.answers(seeder, &said);
+        let said = rig.said(seeder);
+        rig.answers(seeder, &said);
+        assert!(rig.status(t).is_complete() && rig.is_open(taker));
+        assert_eq!((errors(&rig).len(), resumed(&rig)), (1, 1));
+    }
+}
+
+#[test]
+fn begun_on_a_full_disk_it_serves_what_is_there() {
+    for had in [3, 0] {
+        let c = Content::pieces(4, 1);
+        let mut rig = Rig::new(Config::default());
+        let t = rig.add(&c, |_| {});
+        rig.fill(t);
+        rig.ready = Err(DiskError::new(DiskErrorKind::Full, "d", "find space"));
+        for piece in had..4 {
+            rig.disk.write(t, p(piece), 0, &[7; B as usize]).unwrap();
+        }
+        rig.s.verify(rig.now, t).unwrap();
+        rig.drive();
+        assert_eq!((rig.status(t).state, errors(&rig)), (State::Error, vec![ErrorKind::NoSpace]));
+        assert_eq!(rig.s.is_trading(t), had > 0, "with nothing to serve it stops");
+        if had > 0 {
+            let taker = rig.peer(t, 2, true);
+            rig.says(taker, &Message::Interested);
+            rig.says(taker, &Message::Request(blk(2, 0)));
+            assert!(rig.said(taker).contains(&"piece 2.0".into()));
+        }
+        rig.ready = Ok(());
+        rig.pass(secs(6));
+        assert_eq!((rig.status(t).state, resumed(&rig)), (State::Downloading, 0));
+        let seeder = rig.seeder(t, 1);
+        let said = rig.said(seeder);
+        assert_eq!(requests(&said).len() as u32, 4 - had);
+        rig.answers(seeder, &said);
+        assert_eq!((rig.status(t).state, resumed(&rig)), (State::Seeding, 1));
+    }
 }
 
 #[test]

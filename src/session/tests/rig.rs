@@ -13,7 +13,7 @@ use crate::metainfo::{File, Metainfo};
 use crate::peer::{Conn, Peer};
 use crate::pump::{self, Buffers, Outcome, Stream};
 use crate::session::{Action, Add, Alert, CloseReason, FileStamp, Input, Session};
-use crate::storage::{Done, IoVecs, Memory, OpenSpec, Storage};
+use crate::storage::{DiskError, Done, IoVecs, Memory, OpenSpec, Storage};
 use crate::time::{Duration, Instant};
 use crate::torrent::swarm::Source;
 use crate::wire::{self, Handshake, Message, Reserved};
@@ -151,6 +151,8 @@ pub(super) struct Rig {
     pub(super) s: Session,
     pub(super) now: Instant,
     pub(super) disk: Memory,
+    /// What comes of opening files.
+    pub(super) ready: Result<(), DiskError>,
     pub(super) wires: BTreeMap<ConnKey, Wire>,
     pub(super) content: BTreeMap<TorrentKey, Content>,
     /// What files look like.
@@ -221,6 +223,7 @@ impl Rig {
             s,
             now: Instant::from_secs(1000),
             disk: Memory::new(),
+            ready: Ok(()),
             wires: BTreeMap::new(),
             content: BTreeMap::new(),
             stamps: Vec::new(),
@@ -463,6 +466,7 @@ impl Rig {
     // ------------------------------------------------------------ driving
 
     fn pump(&mut self, conn: ConnKey) {
+        let mut takes_nothing = false;
         loop {
             let Some(w) = self.wires.get_mut(&conn) else { return };
             if w.to.is_empty() || self.held.contains_key(&conn) {
@@ -480,7 +484,9 @@ impl Rig {
                 _ => {}
             }
             let left = self.wires.get(&conn).map_or(0, |w| w.to.len());
-            assert!(left < before || self.held.contains_key(&conn), "a read that takes nothing");
+            // A place that cannot be had is an error, and then the bytes are dropped.
+            let failed = std::mem::replace(&mut takes_nothing, left == before);
+            assert!(left < before || self.held.contains_key(&conn) || !failed, "a read that takes nothing");
         }
     }
 
@@ -523,8 +529,8 @@ impl Rig {
                     self.wanted = wanted;
                     self.disk.open(torrent, layout, OpenSpec { dir }).unwrap();
                     self.open.insert(torrent);
-                    let files = self.stamps.clone();
-                    self.s.handle(self.now, Input::Opened { torrent, files });
+                    let (ready, files) = (self.ready.clone(), self.stamps.clone());
+                    pump::opened(&mut self.s, self.now, torrent, ready, || files);
                 }
                 Action::Wanted { wanted, .. } => self.wanted = wanted,
                 Action::Hash { torrent, piece, expected, at_rest, blocks } => {
