@@ -3,7 +3,7 @@
 //! The SHA instructions of x86-64 and aarch64 have long latencies: one message alone can leave the unit idle more
 //! than half of the time. Two to four independent messages, interleaved instruction by instruction, fill it. Where
 //! a processor starts these instructions too seldom for that, or has none, eight messages in vector registers
-//! ([`wide`](super::wide)) are faster: which way is the faster one for how many messages is measured once in a
+//! (module `wide`) are faster: which way is the faster one for how many messages is measured once in a
 //! process, in a fraction of a millisecond. Where there is neither, the `sha1` crate hashes one message after the
 //! other.
 //!
@@ -20,7 +20,7 @@
 //!
 //! # Contract of the unsafe code
 //!
-//! - The functions with target features run only when the processor has announced these features: [`native`] asks it,
+//! - The functions with target features run only when the processor has announced these features: `native` asks it,
 //!   `Lanes` keeps the answer, and cannot be made otherwise.
 //! - They read `blocks * 64` bytes from each pointer; the callers take pointers from slices of at least that
 //!   length.

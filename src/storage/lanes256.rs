@@ -99,7 +99,7 @@ pub struct Lanes256 {
 }
 
 impl Lanes256 {
-    /// Looks at the processor. `width` is the most messages to interleave, 1 to [`INTERLEAVED`].
+    /// Looks at the processor. `width` is the most messages to interleave, 1 to four.
     pub fn new(width: usize) -> Self {
         Self { native: native(), width: width.clamp(1, INTERLEAVED) }
     }

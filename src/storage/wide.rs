@@ -6,15 +6,15 @@
 //! ```
 //!
 //! The SHA instructions work on one message each. Some processors start one of them every other cycle, and then
-//! interleaving a few messages is best (see [`lanes`](super::lanes)); others start one only when the last is nearly
-//! done, and then eight messages in vectors take half of the time. [`kernels`] tells which ones this processor can
+//! interleaving a few messages is best (see module `lanes`); others start one only when the last is nearly
+//! done, and then eight messages in vectors take half of the time. `kernels` tells which ones this processor can
 //! run; the caller measures them.
 //!
 //! What it does not do: choose, keep states, messages of different lengths.
 //!
 //! # Contract of the unsafe code
 //!
-//! - [`kernels`] gives out a function only when the processor has announced its features.
+//! - `kernels` gives out a function only when the processor has announced its features.
 //! - Whoever calls one gives eight pointers to `blocks * 64` readable bytes each.
 //!
 //! The instructions of AVX-512VL are written as assembly, one by one, since the oldest compiler supported has no
