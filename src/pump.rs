@@ -75,7 +75,8 @@ impl Buffers {
     }
 
     /// Bytes of memory held, up to those of a few hundred headers.
-    pub fn memory(&self) -> usize {
+    #[cfg(test)]
+    pub(crate) fn memory(&self) -> usize {
         self.scratch.capacity() + self.spill.capacity() + self.plan.memory()
     }
 }
@@ -115,7 +116,7 @@ pub fn opened(
 ) {
     if let Err(e) = ready {
         disk_failed(s, now, torrent, &e);
-        if !matches!(e.kind, DiskErrorKind::Full | DiskErrorKind::ReadOnly | DiskErrorKind::TooBig) {
+        if !kind_of(&e).concerns_writing() {
             return;
         }
     }

@@ -136,7 +136,7 @@ impl Disk {
                 break slot;
             }
             self.hasher.landed = 0;
-            if self.finish_one() {
+            if !self.may_read_again() && self.finish_one() {
                 continue;
             }
             let slow = |k: &ExtentKey| self.by_helper(k.t);

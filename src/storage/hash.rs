@@ -23,7 +23,7 @@ use super::{DiskError, Done};
 use crate::id::{BLOCK_LEN, PieceIndex, TorrentKey};
 use std::collections::{BTreeMap, VecDeque};
 
-/// Bytes of one read when a piece is hashed from its files. Four of them stay in a second-level cache.
+/// Bytes of one read when a piece is hashed from its files. One for each lane stays in a second-level cache.
 const READ: usize = 64 << 10;
 /// Most bytes of one lane's turn.
 const SLICE: u32 = 256 << 10;
@@ -31,9 +31,9 @@ const SLICE: u32 = 256 << 10;
 const AHEAD: u32 = 1 << 20;
 /// Turns that a finished piece waits for company, at most.
 const PATIENCE: u32 = 32;
-/// Bytes of finished pieces that wait for company without room for them: they leave for their files, and are read
-/// again from the page cache, which costs a fifth of what the company saves.
-const READ_AGAIN: u32 = 8 << 20;
+/// Bytes of pieces that may wait in their files for company, where so much does not fit the buffers: reading them again
+/// from the page cache costs less than hashing them one by one.
+const READ_AGAIN: usize = 8 << 20;
 
 #[derive(Debug)]
 enum Goal {
@@ -218,7 +218,8 @@ impl Disk {
 
     /// See [`super::Storage::work`].
     pub(super) fn run(&mut self, budget: usize) -> bool {
-        let tight = self.pool.tight() && !self.may_read_again();
+        // Eight at once are worth it to wait until there is no room at all.
+        let tight = self.hasher.lanes.width() <= INTERLEAVED && self.pool.tight();
         if self.hasher.patient(tight) {
             return true;
         }
@@ -230,12 +231,14 @@ impl Disk {
         !self.hasher.idle()
     }
 
-    /// Whether pieces that wait may leave their buffers meanwhile.
-    fn may_read_again(&self) -> bool {
-        let queue = &self.hasher.queue;
+    /// Whether pieces that wait for company leave their buffers meanwhile: when there is no room for as many as would
+    /// be hashed at once.
+    pub(super) fn may_read_again(&self) -> bool {
+        let Some(first) = self.hasher.queue.front() else { return false };
+        let all = self.hasher.lanes.width() * first.until as usize;
         self.hasher.lanes.width() > INTERLEAVED
-            && queue.iter().map(|j| j.until - j.at).fold(0, u32::saturating_add) < READ_AGAIN
-            && !queue.iter().any(|j| self.by_helper(j.t))
+            && (self.pool.limit()..READ_AGAIN + 1).contains(&all)
+            && !self.hasher.queue.iter().any(|j| self.by_helper(j.t))
     }
 
     /// Works on the queued downloads until one of them is finished. False when none can be now.
