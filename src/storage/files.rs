@@ -98,7 +98,8 @@ struct Open {
     /// Shared with what the helper is doing to it.
     handle: Arc<File>,
     write: bool,
-    kind: FsKind,
+    /// A place in the list of volumes.
+    volume: usize,
     used: u64,
 }
 
@@ -279,11 +280,19 @@ impl Files {
     /// Closes the descriptors that have not been used the longest until at most `most` are open. Those of dirty files
     /// go last: an error of writing them is told once to each descriptor that was open then.
     fn close_down_to(&mut self, most: usize) {
-        while self.open.iter().flatten().count() > most {
-            let dirty = |o: &Open| self.get(o.t).is_some_and(|x| x.files[o.file.idx()].dirty);
-            let live = self.open.iter().enumerate().filter_map(|(i, o)| Some((i, o.as_ref()?)));
-            let Some((slot, _)) = live.min_by_key(|(_, o)| (dirty(o), o.used)) else { return };
-            self.close_slot(slot);
+        let dirty = |o: &Open| self.get(o.t).is_some_and(|x| x.files[o.file.idx()].dirty);
+        let live = self.open.iter().enumerate().filter_map(|(i, o)| o.as_ref().map(|o| (dirty(o), o.used, i)));
+        let mut live: Vec<_> = live.collect();
+        live.sort_unstable();
+        for (.., slot) in &live[..live.len().saturating_sub(most)] {
+            self.close_slot(*slot);
+        }
+    }
+
+    /// Makes room for one more: several at once where many are open, so that not each looks at all of them.
+    fn make_room(&mut self) {
+        if self.open.iter().flatten().count() >= self.limit {
+            self.close_down_to(self.limit - 1 - self.limit / 16);
         }
     }
 
@@ -295,6 +304,9 @@ impl Files {
         if at > 0 {
             if let Some(o) = self.open[at - 1].as_mut().filter(|o| o.write || !write) {
                 o.used = count;
+                if write {
+                    self.anchor_to(at - 1);
+                }
                 return Ok(at - 1);
             }
             self.close_slot(at - 1);
@@ -307,7 +319,7 @@ impl Files {
             r => r,
         }?;
         let (handle, dev) = handle;
-        self.close_down_to(self.limit - 1);
+        self.make_room();
         let volume = match self.volumes.iter().position(|v| v.dev == dev) {
             Some(volume) => volume,
             None => {
@@ -315,21 +327,12 @@ impl Files {
                 self.volumes.len() - 1
             }
         };
-        let kind = self.volumes[volume].kind;
         let home = self.home(t);
-        let handle = Arc::new(handle);
         if let Some(torrent) = self.get_mut(t) {
             torrent.volume = Some(volume);
             torrent.lane = torrent.lane.or(home);
-            if write && torrent.anchor.is_none() && torrent.files.len() >= MANY && sys::syncs_volume(&handle) {
-                torrent.anchor = Some((Arc::clone(&handle), volume));
-            }
-            let beside = torrent.anchor.as_ref().is_some_and(|a| a.1 == volume);
-            if let Some(s) = torrent.files.get_mut(file.idx()) {
-                s.beside = beside;
-            }
         }
-        let open = Some(Open { t, file, handle, write, kind, used: count });
+        let open = Some(Open { t, file, handle: Arc::new(handle), write, volume, used: count });
         let slot = match self.open.iter().position(Option::is_none) {
             Some(slot) => slot,
             None => {
@@ -341,7 +344,28 @@ impl Files {
         if let Some(s) = self.state(t, file) {
             s.slot = slot as u32 + 1;
         }
+        if write {
+            self.anchor_to(slot);
+        }
         Ok(slot)
+    }
+
+    /// A file is about to be written: whether that is after the anchor was opened, on the same volume. Where a torrent
+    /// of many files has no anchor it becomes one.
+    fn anchor_to(&mut self, slot: usize) {
+        let Some(o) = &self.open[slot] else { return };
+        let (t, file, volume) = (o.t, o.file, o.volume);
+        let Some(torrent) = self.torrents.get_mut(t.index()).and_then(Option::as_mut).filter(|x| x.key == t) else {
+            return;
+        };
+        if torrent.anchor.is_none() && torrent.files.len() >= MANY && sys::syncs_volume(&o.handle) {
+            torrent.anchor = Some((Arc::clone(&o.handle), volume));
+        }
+        let beside = torrent.anchor.as_ref().is_some_and(|a| a.1 == volume);
+        if let Some(s) = torrent.files.get_mut(file.idx()) {
+            // What it has of an earlier time, when there was no anchor, an anchor does not tell.
+            s.beside = beside && (s.beside || !s.dirty);
+        }
     }
 
     /// Opens a file; the number of its volume comes with it.
@@ -353,32 +377,36 @@ impl Files {
         let flags = libc::O_NONBLOCK | if write { libc::O_RDWR } else { libc::O_RDONLY };
         let mode = if f.executable { 0o777 } else { 0o666 };
         let (parent, name) = split(&f.path);
-        let mut r = Err(sys::errno(libc::ENOENT));
-        let mut held = self.held_folder(t, parent);
-        if let Some(dir) = held {
-            r = sys::open_in(dir, name, flags, mode);
-        }
-        let mut made = false;
-        // A folder that was held may have been deleted and made anew meanwhile.
-        if held.is_none() || (write && r.is_err()) {
-            held = None;
-            self.folders.retain(|f| f.t != t);
-        }
-        if held.is_none() {
-            let dir = self.dir(t, write)?;
-            let mut found = sys::open_folder_beneath(dir.as_fd(), parent);
-            if write && found.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::NotFound) {
-                found = sys::make_parents(dir.as_fd(), &f.path)
-                    .and_then(|()| sys::open_folder_beneath(dir.as_fd(), parent));
+        // Opens it, or makes it; and whether it was made.
+        let open_or_make = |dir: BorrowedFd<'_>| {
+            let r = sys::open_in(dir, name, flags, mode);
+            if !write || !r.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::NotFound) {
+                return (r, false);
             }
-            let fd = found.map_err(|e| self.error(&e, t, file, "open"))?;
-            r = sys::open_in(fd.as_fd(), name, flags, mode);
-            if write && r.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::NotFound) {
-                r = sys::open_in(fd.as_fd(), name, flags | libc::O_CREAT, mode);
-                made = r.is_ok();
+            let r = sys::open_in(dir, name, flags | libc::O_CREAT, mode);
+            let made = r.is_ok();
+            (r, made)
+        };
+        let held = self.held_folder(t, parent).map(open_or_make);
+        let (r, made) = match held {
+            Some((r, made)) if !write || r.is_ok() => (r, made),
+            other => {
+                // A folder that was held may have been deleted and made anew meanwhile.
+                if other.is_some() {
+                    self.folders.retain(|f| f.t != t);
+                }
+                let dir = self.dir(t, write)?;
+                let mut found = sys::open_folder_beneath(dir.as_fd(), parent);
+                if write && found.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::NotFound) {
+                    found = sys::make_parents(dir.as_fd(), &f.path)
+                        .and_then(|()| sys::open_folder_beneath(dir.as_fd(), parent));
+                }
+                let fd = found.map_err(|e| self.error(&e, t, file, "open"))?;
+                let opened = open_or_make(fd.as_fd());
+                self.hold_folder(t, parent, fd);
+                opened
             }
-            self.hold_folder(t, parent, fd);
-        }
+        };
         if made {
             self.note_name(t, parent);
         }
@@ -482,7 +510,7 @@ impl Files {
             return Ok(None);
         }
         let slot = self.slot(t, file, write)?;
-        let kind = self.open[slot].as_ref().map_or(FsKind::NoMap, |o| o.kind);
+        let kind = self.open[slot].as_ref().map_or(FsKind::NoMap, |o| self.volumes[o.volume].kind);
         if self.backend == Backend::Auto && kind != FsKind::Plain {
             self.never_map(t, file);
             return Ok(None);
@@ -528,7 +556,7 @@ impl Files {
             let before = open.handle.metadata().map_err(|e| self.error(&e, t, file, "stat"))?;
             if before.len() >= len && before.blocks().saturating_mul(512) >= len {
                 sparse = false;
-            } else if open.kind != FsKind::Ram {
+            } else if self.volumes[open.volume].kind != FsKind::Ram {
                 let handle = Arc::clone(&open.handle);
                 if let Some(s) = self.state(t, file) {
                     (s.allocated, s.taking) = (true, true);

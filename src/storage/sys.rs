@@ -368,17 +368,18 @@ pub(super) fn sync_volume(file: &File) -> io::Result<()> {
     file.sync_all()
 }
 
-/// Waits until a range that was written is on the device, as far as its bytes go (no metadata). Where the file system
-/// cannot, it does not wait.
-pub(super) fn wait_for_writeback(file: &File, at: u64, len: u64) {
+/// Has the kernel begin to write what is dirty of a range, or waits until it is on the device, as far as its bytes go (no
+/// metadata). Where the file system cannot, it does neither.
+pub(super) fn write_back(file: &File, at: u64, len: u64, wait: bool) {
     #[cfg(any(target_os = "linux", target_os = "android"))]
     if let (Ok(at), Ok(len)) = (at.try_into(), len.try_into()) {
-        let flags = libc::SYNC_FILE_RANGE_WAIT_BEFORE | libc::SYNC_FILE_RANGE_WRITE | libc::SYNC_FILE_RANGE_WAIT_AFTER;
+        let all = libc::SYNC_FILE_RANGE_WAIT_BEFORE | libc::SYNC_FILE_RANGE_WRITE | libc::SYNC_FILE_RANGE_WAIT_AFTER;
+        let flags = if wait { all } else { libc::SYNC_FILE_RANGE_WRITE };
         // SAFETY: an open descriptor and numbers.
         unsafe { libc::sync_file_range(file.as_raw_fd(), at, len, flags) };
     }
     #[cfg(not(any(target_os = "linux", target_os = "android")))]
-    let _ = (file, at, len);
+    let _ = (file, at, len, wait);
 }
 
 /// Reads as much as can be had without waiting for the disk: `EAGAIN` when that is nothing, `EOPNOTSUPP` where the file
