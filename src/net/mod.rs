@@ -421,9 +421,11 @@ impl Loop {
         let at = earlier(self.session.poll_timeout(), self.resolver.deadline());
         let at = earlier(at, self.patience.filter(|_| self.is_writing()));
         let at = earlier(at, self.network.timeout());
-        let at = earlier(earlier(at, self.held.1), self.accept_again)?;
+        let at = earlier(earlier(at, self.held.1), self.accept_again);
         let elapsed = u64::try_from(self.start.elapsed().as_micros()).unwrap_or(u64::MAX);
-        Some(at - Instant::from_micros(elapsed))
+        let wait = at.map(|at| at - Instant::from_micros(elapsed));
+        let disk = self.disk.due();
+        wait.filter(|w| disk.is_none_or(|d| *w < d)).or(disk)
     }
 
     /// Waits for events, at most `timeout` (`None`: as long as nothing is due), and handles what

@@ -28,6 +28,7 @@ use crate::id::{Block, FileIndex, PieceIndex, TorrentKey};
 use crate::torrent::layout::{Layout, Span};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// Storage in files. See [`Storage`] for how it is driven.
 #[derive(Debug)]
@@ -53,7 +54,13 @@ enum Way {
 impl Disk {
     /// Storage without any torrent, which does everything on the caller's thread.
     pub fn new(config: StorageConfig) -> Self {
-        Self::with_helper(config, Hand::alone())
+        Self::with_helper(StorageConfig { hash_patience: Duration::ZERO, ..config }, Hand::alone())
+    }
+
+    /// In how long [`Storage::work`] is to be called again, though it had nothing more to do and nothing happens: pieces
+    /// wait for company.
+    pub fn due(&self) -> Option<Duration> {
+        self.hasher.waiting_until().map(|at| at.saturating_duration_since(Instant::now()))
     }
 
     /// Storage without any torrent.
@@ -63,7 +70,7 @@ impl Disk {
             files: Files::new(config.max_open_files, config.backend, config.allocate),
             pool: Pool::new(config.gather_limit),
             windows: Windows::new(config.window, config.map_limit),
-            hasher: Hasher::new(Lanes::new(config.hash_lanes)),
+            hasher: Hasher::new(Lanes::new(config.hash_lanes), config.hash_patience),
             syncs: Syncs::default(),
             hand,
             writer: config.writer,
@@ -574,7 +581,8 @@ impl Storage for Disk {
     }
 
     fn work(&mut self, budget: usize) -> bool {
-        self.windows.now = std::time::Instant::now();
+        self.windows.now = Instant::now();
+        self.files.refresh_folders(self.windows.now);
         let more = self.step_helper();
         if self.hasher.idle() {
             if self.hasher.landed == 0 && self.pool.is_empty() && self.flights.is_empty() {

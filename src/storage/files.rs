@@ -35,6 +35,8 @@ use std::time::{Duration, Instant};
 const MAP_MIN: u64 = 640 << 10;
 /// Folders held at once.
 const FOLDERS: usize = 4;
+/// For so long at most.
+const HOLD_FOLDERS: Duration = Duration::from_secs(1);
 /// Files below this take their space with their first write, which is most of them anyway.
 const ALLOCATE_MIN: u64 = 256 << 10;
 
@@ -114,6 +116,8 @@ pub(super) struct Files {
     allocate: Allocate,
     /// The one used last comes first.
     folders: Vec<Folder>,
+    /// When the first of them was opened.
+    folders_since: Option<Instant>,
     /// All that were met.
     volumes: Vec<Volume>,
     /// Where each torrent's download folder was when it was last there, also of those that are closed.
@@ -171,6 +175,7 @@ impl Files {
             backend,
             allocate,
             folders: Vec::new(),
+            folders_since: None,
             volumes: Vec::new(),
             homes: Vec::new(),
         }
@@ -426,14 +431,23 @@ impl Files {
     }
 
     fn hold_folder(&mut self, t: TorrentKey, path: &str, fd: OwnedFd) {
+        self.folders_since.get_or_insert_with(Instant::now);
         self.folders.truncate(FOLDERS - 1);
         self.folders.insert(0, Folder { t, path: path.into(), fd });
     }
 
-    /// Lets go of folders. They are held through one burst of work only, so that one that is moved, replaced or
-    /// unmounted in the meantime is noticed.
+    /// Lets go of folders. They are held through one burst of work only, and not for long, so that one that is moved,
+    /// replaced or unmounted in the meantime is noticed.
     pub(super) fn release_folders(&mut self) {
         self.folders.clear();
+        self.folders_since = None;
+    }
+
+    /// The same, when they have been held for [`HOLD_FOLDERS`].
+    pub(super) fn refresh_folders(&mut self, now: Instant) {
+        if self.folders_since.is_some_and(|at| now.saturating_duration_since(at) >= HOLD_FOLDERS) {
+            self.release_folders();
+        }
     }
 
     fn put_home(&mut self, home: Home) {

@@ -8,7 +8,7 @@
 //!
 //! As many jobs as there are lanes advance together, a slice at a time: from the extent while its bytes are there
 //! (and still in the processor's cache), else through `pread`. With fewer jobs than lanes, and bytes still landing,
-//! a job waits a few turns for company: see `patient`.
+//! a job waits a little for company: see `patient`.
 //!
 //! What it does not do: know which pieces are complete, or what their hashes should be.
 //!
@@ -22,6 +22,7 @@ use super::lanes::{INTERLEAVED, Lanes, MAX_LANES, Sha1};
 use super::{DiskError, Done};
 use crate::id::{BLOCK_LEN, PieceIndex, TorrentKey};
 use std::collections::{BTreeMap, VecDeque};
+use std::time::{Duration, Instant};
 
 /// Bytes of one read when a piece is hashed from its files. One for each lane stays in a second-level cache.
 const READ: usize = 64 << 10;
@@ -29,8 +30,8 @@ const READ: usize = 64 << 10;
 const SLICE: u32 = 256 << 10;
 /// Bytes that the helper fetches at once for a job.
 const AHEAD: u32 = 1 << 20;
-/// Turns that a finished piece waits for company, at most.
-const PATIENCE: u32 = 32;
+/// A finished piece waits for company no longer than this after the last bytes landed: when no more come, none will.
+const QUIET: Duration = Duration::from_millis(4);
 /// Bytes of pieces that may wait in their files for company, where so much does not fit the buffers: reading them again
 /// from the page cache costs less than hashing them one by one.
 const READ_AGAIN: usize = 8 << 20;
@@ -70,9 +71,12 @@ pub(super) struct Hasher {
     prefixes: BTreeMap<(TorrentKey, PieceIndex), (Sha1, u32)>,
     pub(super) done: VecDeque<Done>,
     bufs: [Vec<u8>; MAX_LANES],
-    /// Bytes that landed since the last turn; turns waited.
+    /// Bytes that landed since the last turn.
     pub(super) landed: usize,
-    waited: u32,
+    /// How long finished pieces wait for company.
+    patience: Duration,
+    /// Since when some do, and when bytes landed last.
+    waits: Option<(Instant, Instant)>,
 }
 
 /// Where a job's next bytes are.
@@ -101,7 +105,7 @@ impl Job {
 }
 
 impl Hasher {
-    pub(super) fn new(lanes: Lanes) -> Self {
+    pub(super) fn new(lanes: Lanes, patience: Duration) -> Self {
         Self {
             lanes,
             queue: VecDeque::new(),
@@ -110,7 +114,8 @@ impl Hasher {
             done: VecDeque::new(),
             bufs: Default::default(),
             landed: 0,
-            waited: 0,
+            patience,
+            waits: None,
         }
     }
 
@@ -152,16 +157,22 @@ impl Hasher {
             + self.prefixes.len() * size_of::<((TorrentKey, PieceIndex), (Sha1, u32))>()
     }
 
-    /// Whether to wait a turn for more pieces to hash beside those queued: only while bytes keep landing.
-    fn patient(&mut self, tight: bool) -> bool {
-        let landed = std::mem::take(&mut self.landed);
+    /// Whether to wait for more pieces to hash beside those queued: for a while, and only while bytes keep landing.
+    fn patient(&mut self, tight: bool, now: Instant) -> bool {
+        let landed = std::mem::take(&mut self.landed) > 0;
         let few = !self.queue.is_empty() && self.queue.len() < self.lanes.width();
-        if few && self.rechecks.is_empty() && landed > 0 && !tight && self.waited < PATIENCE {
-            self.waited += 1;
+        let waits = if landed { self.waits.or(Some((now, now))).map(|w| (w.0, now)) } else { self.waits };
+        self.waits = waits.filter(|_| few && self.rechecks.is_empty() && !tight);
+        if self.waiting_until().is_some_and(|at| at > now) {
             return true;
         }
-        self.waited = 0;
+        self.waits = None;
         false
+    }
+
+    /// Until when what is queued waits for company, if it does.
+    pub(super) fn waiting_until(&self) -> Option<Instant> {
+        self.waits.filter(|_| self.busy()).map(|(since, last)| (since + self.patience).min(last + QUIET))
     }
 
     /// Takes over how far a piece is hashed already.
@@ -216,12 +227,12 @@ impl Disk {
         }
     }
 
-    /// See [`super::Storage::work`].
+    /// See [`super::Storage::work`]. What waits for company is not work yet.
     pub(super) fn run(&mut self, budget: usize) -> bool {
         // Eight at once are worth it to wait until there is no room at all.
         let tight = self.hasher.lanes.width() <= INTERLEAVED && self.pool.tight();
-        if self.hasher.patient(tight) {
-            return true;
+        if self.hasher.patient(tight, self.windows.now) {
+            return false;
         }
         let mut left = budget.max(1);
         while left > 0 {
