@@ -14,7 +14,7 @@
 //! block placed over one that is complete, bytes that land out of order, a piece lent that is not good,
 //! a wrong hash asked for, and bytes that differ though an honest peer sent them are violations.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use super::content::{digest, mix, piece_hash, table, truth, window};
@@ -82,6 +82,8 @@ pub(super) struct SimDisk {
     /// Syncs under way: when each is over, and what it covers.
     syncs: VecDeque<(Instant, TorrentKey, u32, u64)>,
     planned: Vec<Planned>,
+    /// Pieces of which a read has failed: the session fetches them again.
+    unreadable: BTreeSet<PieceIndex>,
     /// The plan is being carried out: the next `place` begins another.
     sealed: bool,
     used: usize,
@@ -117,6 +119,7 @@ impl SimDisk {
             done: VecDeque::new(),
             syncs: VecDeque::new(),
             planned: Vec::new(),
+            unreadable: BTreeSet::new(),
             sealed: false,
             used: 0,
             dirty: 0,
@@ -222,7 +225,7 @@ impl SimDisk {
     /// Bytes of a piece have come, from `begin` on.
     fn land(&mut self, piece: PieceIndex, mut begin: u32, mut data: &[u8]) {
         if let Some(since) = self.platter.good_since(piece) {
-            if since == self.epoch {
+            if since == self.epoch && !self.unreadable.contains(&piece) {
                 return self.violation(format!("bytes land in piece {piece}, which is good"));
             }
             // The session has forgotten that it is good, and fetches it again.
@@ -313,6 +316,7 @@ impl SimDisk {
         }
         match self.write_out(piece) {
             Ok(()) => {
+                self.unreadable.remove(&piece);
                 self.platter.settle(piece, self.epoch);
                 self.done.push_back(Done::Hashed { torrent, piece, ok, blocks: digests });
             }
@@ -380,7 +384,8 @@ impl Storage for SimDisk {
         }
         let begin = block.begin + at;
         let has = self.holds(block.piece, Self::index(block.begin));
-        if (has.upto == block.len && has.epoch == self.epoch) || (at > 0 && has.upto != at && has.odd != GONE) {
+        let kept = has.epoch == self.epoch && !self.unreadable.contains(&block.piece);
+        if (has.upto == block.len && kept) || (at > 0 && has.upto != at && has.odd != GONE) {
             let p = block.piece;
             self.violation(format!("a place is asked for {at} of {block:?}, which has {} of piece {p}", has.upto));
         }
@@ -488,6 +493,7 @@ impl Storage for SimDisk {
             self.violation(format!("{block:?} is lent, and the piece is not good"));
         }
         if self.strikes(self.faults.read) {
+            self.unreadable.insert(block.piece);
             return Err(Self::error(DiskErrorKind::Io, "read"));
         }
         let (mut begin, mut left) = (block.begin + at, max);

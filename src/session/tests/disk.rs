@@ -108,6 +108,34 @@ fn while_the_disk_is_full_what_there_is_is_served_and_nothing_is_asked_for() {
 }
 
 #[test]
+fn a_piece_that_cannot_be_read_is_fetched_again_and_three_of_a_file_are_too_many() {
+    let c = Content::pieces(4, 1);
+    let (mut rig, t) = Rig::seed(&c);
+    let taker = rig.peer(t, 2, true);
+    rig.says(taker, &Message::Interested);
+    for piece in 0..3 {
+        let before = rig.status(t);
+        let error = format!("d/f: read: piece {piece}");
+        rig.s.handle(rig.now, Input::PieceUnreadable { torrent: t, piece: p(u32::from(piece)), error });
+        rig.drive();
+        if piece == 2 {
+            break;
+        }
+        assert!(rig.is_open(taker) && errors(&rig).is_empty());
+        let now = rig.status(t);
+        assert_eq!((now.state, now.have, now.durable), (State::Downloading, before.have - u64::from(B), now.have));
+        rig.says(taker, &Message::Request(blk(u32::from(piece), 0)));
+        assert_eq!(rig.said(taker).last().map(String::as_str), Some(&format!("reject {piece}.0")[..]));
+        let seeder = rig.seeder(t, 20 + piece);
+        let said = rig.said(seeder);
+        assert_eq!(requests(&said), [blk(u32::from(piece), 0)]);
+        rig.answers(seeder, &said);
+        assert_eq!(rig.status(t).state, State::Seeding);
+    }
+    assert_eq!((rig.status(t).state, errors(&rig)), (State::Error, vec![ErrorKind::FileIo]));
+}
+
+#[test]
 fn begun_on_a_full_disk_it_serves_what_is_there() {
     for had in [3, 0] {
         let c = Content::pieces(4, 1);
