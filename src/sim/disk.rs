@@ -29,6 +29,8 @@ use crate::torrent::layout::Layout;
 
 /// Bytes that one plan can place.
 const LANDING: usize = 1 << 20;
+/// Blocks that one plan lends, at most.
+const LENT: usize = 64;
 
 /// What goes wrong, in thousandths of the calls concerned.
 #[derive(Clone, Copy, Default, Debug)]
@@ -82,6 +84,8 @@ pub(super) struct SimDisk {
     /// Syncs under way: when each is over, and what it covers.
     syncs: VecDeque<(Instant, TorrentKey, u32, u64)>,
     planned: Vec<Planned>,
+    /// Pieces that were lent last.
+    lent: VecDeque<PieceIndex>,
     /// Pieces of which a read has failed: the session fetches them again.
     unreadable: BTreeSet<PieceIndex>,
     /// The plan is being carried out: the next `place` begins another.
@@ -119,6 +123,7 @@ impl SimDisk {
             done: VecDeque::new(),
             syncs: VecDeque::new(),
             planned: Vec::new(),
+            lent: VecDeque::new(),
             unreadable: BTreeSet::new(),
             sealed: false,
             used: 0,
@@ -413,6 +418,8 @@ impl Storage for SimDisk {
     }
 
     fn fault(&mut self, _plan: &PlaceList) -> DiskError {
+        // One of these: the session knows which.
+        self.unreadable.extend(self.lent.drain(..));
         Self::error(DiskErrorKind::Io, "access mapping")
     }
 
@@ -495,6 +502,10 @@ impl Storage for SimDisk {
         if self.strikes(self.faults.read) {
             self.unreadable.insert(block.piece);
             return Err(Self::error(DiskErrorKind::Io, "read"));
+        }
+        self.lent.push_back(block.piece);
+        if self.lent.len() > LENT {
+            self.lent.pop_front();
         }
         let (mut begin, mut left) = (block.begin + at, max);
         while left > 0 && out.room() > 0 {
