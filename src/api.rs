@@ -529,6 +529,13 @@ pub enum ErrorKind {
     Metadata,
 }
 
+impl ErrorKind {
+    /// Whether files that fail so can be read all the same.
+    pub(crate) const fn concerns_writing(self) -> bool {
+        matches!(self, Self::NoSpace | Self::ReadOnly | Self::TooBig)
+    }
+}
+
 /// What the session wants its driver to do. Drain after every call that takes `&mut Session`.
 #[derive(Debug)]
 pub enum Action {

@@ -68,6 +68,19 @@ pub struct Buffers {
     plan: PlaceList,
 }
 
+impl Buffers {
+    /// Gives back what the next transfers will take again: a crowd can make them large, and then leave.
+    pub fn trim(&mut self) {
+        *self = Self::default();
+    }
+
+    /// Bytes of memory held, up to those of a few hundred headers.
+    #[cfg(test)]
+    pub(crate) fn memory(&self) -> usize {
+        self.scratch.capacity() + self.spill.capacity() + self.plan.memory()
+    }
+}
+
 fn ended(e: &io::Error) -> Outcome {
     match e.kind() {
         io::ErrorKind::WouldBlock => Outcome::Blocked,
@@ -103,7 +116,7 @@ pub fn opened(
 ) {
     if let Err(e) = ready {
         disk_failed(s, now, torrent, &e);
-        if !matches!(e.kind, DiskErrorKind::Full | DiskErrorKind::ReadOnly | DiskErrorKind::TooBig) {
+        if !kind_of(&e).concerns_writing() {
             return;
         }
     }

@@ -75,13 +75,14 @@ const CORE_BANS: [(&str, &str); 13] = [
 ];
 
 /// Where `unsafe` may be written, besides the C ABI.
-const UNSAFE: [&str; 9] = [
+const UNSAFE: [&str; 10] = [
     "cli/heap.rs",
     "cli/landlock.rs",
     "storage/iov.rs",
     "storage/map.rs",
     "storage/lanes.rs",
     "storage/lanes256.rs",
+    "storage/wide.rs",
     "storage/sys.rs",
     "storage/guard.rs",
     "ffi.rs",

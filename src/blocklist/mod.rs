@@ -108,12 +108,12 @@ impl Blocklist {
     pub fn parse(file: &[u8]) -> Result<Parsed, BlocklistError> {
         if file.starts_with(&GZIP) {
             let text = gunzip(file, limits::BLOCKLIST).map_err(BlocklistError::Gzip)?;
-            return parse::lines(&text);
+            return parse::lines(&text, limits::BLOCKLIST_RANGES);
         }
         if file.len() > limits::BLOCKLIST {
             return Err(BlocklistError::TooLong(file.len()));
         }
-        parse::lines(file)
+        parse::lines(file, limits::BLOCKLIST_RANGES)
     }
 
     /// From ranges, both ends included. Those whose ends differ in family, or come in the wrong order, are left out.

@@ -3,15 +3,14 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::{BAD_SHOWN, BadLine, Blocklist, BlocklistError, Parsed};
-use crate::config::limits;
 
 /// The highest level of a DAT line that is refused.
 const LEVEL: u32 = 127;
 /// Characters of a bad line that are shown.
 const SHOWN: usize = 60;
 
-/// All lines of a text.
-pub(super) fn lines(text: &[u8]) -> Result<Parsed, BlocklistError> {
+/// All lines of a text, with so many ranges at most.
+pub(super) fn lines(text: &[u8], most: usize) -> Result<Parsed, BlocklistError> {
     let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
     let (mut list, mut bad, mut bad_count, mut good) = (Blocklist::default(), Vec::new(), 0, 0);
     for (i, line) in text.split(|&b| b == b'\n').enumerate() {
@@ -23,7 +22,7 @@ pub(super) fn lines(text: &[u8]) -> Result<Parsed, BlocklistError> {
             Ok(Some((from, to))) => {
                 good += 1;
                 list.push(from, to);
-                if list.v4.len() + list.v6.len() > limits::BLOCKLIST_RANGES {
+                if list.v4.len() + list.v6.len() > most {
                     return Err(BlocklistError::TooMany);
                 }
             }

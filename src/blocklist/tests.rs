@@ -120,6 +120,14 @@ fn from_gzip() {
 }
 
 #[test]
+fn as_many_ranges_as_there_may_be_and_one_more() {
+    let ranges = |n: usize| super::parse::lines(&b"::\n".repeat(n), 1000).map(|p| p.list.ranges());
+    assert_eq!((ranges(1000), ranges(1001)), (Ok(1), Err(BlocklistError::TooMany)), "they are all the same");
+    // That many lines take seconds without optimisation; the words alone show which limit it is.
+    assert!(BlocklistError::TooMany.to_string().contains(&limits::BLOCKLIST_RANGES.to_string()));
+}
+
+#[test]
 fn from_ranges() {
     let list =
         Blocklist::from_ranges([(ip("1.0.0.9"), ip("1.0.0.1")), (ip("::1"), ip("::5")), (ip("1.1.1.1"), ip("::9"))]);

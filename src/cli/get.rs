@@ -535,7 +535,7 @@ impl Run<'_> {
         }
         self.draw();
         self.give_up();
-        self.heap.look(self.now, &self.lp.session().stats(self.now));
+        self.heap.look(self.now, &mut self.lp);
         let brisk = matches!(self.show, Show::Block(_)) && self.now < self.start + BRISK_FOR;
         self.tick = self.now + if brisk { BRISK } else { SECOND };
     }

@@ -12,6 +12,7 @@
 #![allow(unsafe_code)]
 
 use crate::api::Stats;
+use crate::net::Loop;
 use crate::time::{Duration, Instant};
 
 /// It looks at the whole heap, so not too often.
@@ -28,8 +29,9 @@ pub(super) struct Heap {
 
 impl Heap {
     /// Gives back what can be, if that is due.
-    pub(super) fn look(&mut self, now: Instant, stats: &Stats) {
-        if self.is_due(now, stats) {
+    pub(super) fn look(&mut self, now: Instant, lp: &mut Loop) {
+        if self.is_due(now, &lp.session().stats(now)) {
+            lp.trim();
             give_back();
         }
     }

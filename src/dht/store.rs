@@ -205,4 +205,19 @@ mod tests {
         one.expire(now + KEEP);
         assert_eq!(one.len(), (0, 0));
     }
+
+    #[test]
+    fn one_torrent_has_so_many_peers_and_the_latest_of_them() {
+        let (mut s, mut r, own) = (Store::default(), rng::seeded(3), NodeId::new([0; 20]));
+        let (hash, limit) = (InfoHash::new([1; 20]), limits::DHT_PEERS_TORRENT as u8);
+        let peer = |i: u8| SocketAddr::from(([1, 1, 1, i], 6881));
+        for i in 0..limit {
+            assert!(s.put(Instant::from_secs(u64::from(i)), &own, hash, peer(i)));
+        }
+        assert_eq!(s.len(), (1, limits::DHT_PEERS_TORRENT), "at the limit");
+        assert!(s.put(Instant::from_secs(500), &own, hash, peer(limit)));
+        assert_eq!(s.len(), (1, limits::DHT_PEERS_TORRENT), "one past it");
+        let all = s.get(Instant::from_secs(501), false, &hash, 1000, &mut r);
+        assert!(all.contains(&peer(limit)) && all.contains(&peer(1)) && !all.contains(&peer(0)), "the oldest went");
+    }
 }

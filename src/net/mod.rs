@@ -20,6 +20,8 @@ mod portmap;
 pub mod resolve;
 mod room;
 mod state;
+#[cfg(all(test, target_os = "linux"))]
+mod tests;
 #[cfg_attr(not(feature = "tls"), path = "no_tls.rs")]
 mod tls;
 mod turns;
@@ -500,7 +502,8 @@ impl Loop {
                 }
             }
             token if token >= UDP_FIRST => self.udp.on_ready(token - UDP_FIRST),
-            token if token >= LISTEN_FIRST => self.accept_all(),
+            // All sockets together have one share of a turn, and none while descriptors have run out.
+            token if token >= LISTEN_FIRST => self.accept_again = self.accept_again.or(Some(self.now)),
             token if token >= DNS_FIRST => self.resolver.on_ready(self.now, event.token()),
             slot => {
                 let Some(Some(link)) = self.links.get_mut(slot) else { return };
@@ -603,7 +606,14 @@ impl Loop {
         }
         if let Some(mut link) = self.links[conn.index()].take() {
             let _ = self.poll.registry().deregister(&mut link.stream);
+            // There is a descriptor again for whoever waits for one.
+            self.accept_again = self.accept_again.map(|at| at.min(self.now));
         }
+    }
+
+    /// Gives back working memory that the next transfers take again: worth it when many peers have gone.
+    pub fn trim(&mut self) {
+        self.bufs.trim();
     }
 
     fn release_held(&mut self) {

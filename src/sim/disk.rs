@@ -287,6 +287,10 @@ impl SimDisk {
         let mtime = self.wall_clock();
         let blocks = mem.iter().copied().enumerate().filter(|(_, b)| b.upto > 0);
         self.platter.put(piece, blocks, mtime);
+        if result.is_err() {
+            // Blocks that were written before are fetched again with the others.
+            self.platter.condemn(piece);
+        }
         result.map_err(|(_, e)| e)
     }
 

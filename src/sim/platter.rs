@@ -282,7 +282,8 @@ impl Platter {
                 self.wipe(file, len, true);
                 self.changes += 1;
                 let f = &mut self.files[file];
-                f.device.get_or_insert(f.stamp);
+                // Blocks are not given back before the device knows of the new length.
+                f.device = None;
                 f.changed = self.changes;
                 // However coarse the clock is, a change shows.
                 let mtime_us = if mtime_us == stamp.mtime_us { mtime_us + 2_000_000 } else { mtime_us };

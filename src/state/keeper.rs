@@ -60,6 +60,8 @@ struct Kept {
     waiting: Option<u32>,
     /// `L` records that a power cut must not take: a `D` may stand before them.
     lost: bool,
+    /// Some of them are not known to be on the device: the journal that does without them says too much.
+    losing: bool,
     /// Its files are closed: `C` is due when the resume record is stored.
     closed: bool,
     records: u32,
@@ -251,10 +253,13 @@ impl<F: Folder> Keeper<F> {
             }
             Note::Lost(piece) => {
                 k.writer.push(&mut k.batch, Kind::Lost, piece.get(), 1, 0);
-                k.lost = true;
+                (k.lost, k.losing) = (true, true);
                 // A sync under way may end well all the same, and make nothing of it durable.
                 if let Ok(at) = k.asked.1.binary_search(&piece) {
                     k.asked.1.remove(at);
+                }
+                if k.stage == Stage::Absent {
+                    self.drop_stale(key);
                 }
             }
         }
@@ -281,6 +286,7 @@ impl<F: Folder> Keeper<F> {
             asked: (0, Vec::new()),
             waiting: None,
             lost: false,
+            losing: false,
             closed: false,
             records: 0,
         });
@@ -388,7 +394,17 @@ impl<F: Folder> Keeper<F> {
         log::error!("cannot keep the journal of {}: {error}; the next start may have to check", k.writer.info_hash);
         k.stage = Stage::Absent;
         k.batch.clear();
+        self.drop_stale(key);
         self.sync_journal(key);
+    }
+
+    /// A journal that cannot be told what was lost must not be believed.
+    fn drop_stale(&mut self, key: TorrentKey) {
+        let Some(k) = self.kept.get_mut(&key) else { return };
+        if std::mem::take(&mut k.losing) {
+            let names = vec![name::have(&k.writer.info_hash), name::have_new(&k.writer.info_hash)];
+            self.remove(names);
+        }
     }
 
     /// Appends what was gathered.
@@ -493,10 +509,14 @@ impl<F: Folder> Keeper<F> {
             (What::Folder(key), Ok(())) => {
                 if let Some(k) = self.kept.get_mut(&key).filter(|k| k.stage == Stage::Naming) {
                     k.stage = Stage::Ready;
+                    k.losing = k.lost;
                 }
                 self.sync_journal(key);
             }
             (What::Journal(key, waited), Ok(())) => {
+                if let Some(k) = self.kept.get_mut(&key).filter(|k| k.stage == Stage::Ready) {
+                    k.losing = k.lost;
+                }
                 if let (Some(k), Some(ticket)) = (self.kept.get_mut(&key), waited) {
                     // What was noted since, in another life of the torrent, is not covered by it.
                     k.waiting = k.waiting.filter(|t| *t != ticket);

@@ -19,7 +19,7 @@ use super::files::{Files, ReadEnd, Torrent};
 use super::flight::Flights;
 use super::hash::Hasher;
 use super::helper::Hand;
-use super::lanes::{Lanes, MAX_LANES};
+use super::lanes::{INTERLEAVED, Lanes};
 use super::map::{WindowKey, Windows};
 use super::plan::{self, Part, PlaceList};
 use super::sync::Syncs;
@@ -136,7 +136,7 @@ impl Disk {
                 break slot;
             }
             self.hasher.landed = 0;
-            if self.finish_one() {
+            if !self.may_read_again() && self.finish_one() {
                 continue;
             }
             let slow = |k: &ExtentKey| self.by_helper(k.t);
@@ -367,7 +367,7 @@ impl Disk {
             // Written out early between plan and arrival cannot be: the plan holds it back. Not there: not gathered.
             if let Some(slot) = self.pool.find(ExtentKey { t, piece: piece.get(), nth }) {
                 self.pool.add_valid(slot, at - start, to - start);
-                let behind = || !self.pool.holds_two(size) || self.pool.crowded(MAX_LANES);
+                let behind = || !self.pool.holds_two(size) || self.pool.crowded(INTERLEAVED);
                 if size > unit && self.pool.is_full(slot) && behind() {
                     self.queue_prefix(t, piece, size);
                 }

@@ -11,7 +11,8 @@
 //! where it has not been seen before, and one that is on another device than before must have a file of the torrent.
 //! What an earlier process has seen counts too: only what it saw on the file system that is there now was deleted.
 //!
-//! Invariants: at most `limit` descriptors of files are held, and [`FOLDERS`] of folders while work goes on.
+//! Invariants: at most `limit` descriptors of files are held, and [`FOLDERS`] of folders while work goes on; a torrent
+//! of many files that is being written holds one more, its anchor.
 
 #[cfg(test)]
 mod tests;
@@ -37,6 +38,9 @@ const FOLDERS: usize = 4;
 /// Files below this take their space with their first write, which is most of them anyway.
 const ALLOCATE_MIN: u64 = 256 << 10;
 
+/// Dirty files of a torrent that are better synced with all of their volume: a call for each takes milliseconds.
+pub(super) const MANY: usize = 64;
+
 #[derive(Clone, Copy, Default, Debug)]
 struct FileState {
     /// Where its descriptor is, plus 1; 0 when it is not open.
@@ -55,6 +59,8 @@ struct FileState {
     no_map: bool,
     /// Not chosen: all it gets is its part of pieces that it shares with files that are.
     unwanted: bool,
+    /// It was opened on the anchor's volume, while there was an anchor.
+    beside: bool,
 }
 
 #[derive(Debug)]
@@ -70,6 +76,9 @@ pub(super) struct Torrent {
     lane: Option<u64>,
     /// Folders that names were made in since the last sync.
     new_names: BTreeSet<String>,
+    /// Of a torrent of many files: one that was opened before the others were written, through which all of their
+    /// volume can be synced; and its volume. An error of writing any of them is told to it.
+    anchor: Option<(Arc<File>, usize)>,
     files: Box<[FileState]>,
 }
 
@@ -179,6 +188,7 @@ impl Files {
             taking: 0,
             lane: None,
             new_names: BTreeSet::new(),
+            anchor: None,
             files,
         });
     }
@@ -307,11 +317,19 @@ impl Files {
         };
         let kind = self.volumes[volume].kind;
         let home = self.home(t);
+        let handle = Arc::new(handle);
         if let Some(torrent) = self.get_mut(t) {
             torrent.volume = Some(volume);
             torrent.lane = torrent.lane.or(home);
+            if write && torrent.anchor.is_none() && torrent.files.len() >= MANY && sys::syncs_volume(&handle) {
+                torrent.anchor = Some((Arc::clone(&handle), volume));
+            }
+            let beside = torrent.anchor.as_ref().is_some_and(|a| a.1 == volume);
+            if let Some(s) = torrent.files.get_mut(file.idx()) {
+                s.beside = beside;
+            }
         }
-        let open = Some(Open { t, file, handle: Arc::new(handle), write, kind, used: count });
+        let open = Some(Open { t, file, handle, write, kind, used: count });
         let slot = match self.open.iter().position(Option::is_none) {
             Some(slot) => slot,
             None => {
@@ -725,6 +743,22 @@ impl Files {
         let files = (0u32..).map(FileIndex::new).zip(&mut torrent.files);
         let dirty = files.filter_map(|(i, s)| std::mem::take(&mut s.dirty).then_some(i)).collect();
         (dirty, std::mem::take(&mut torrent.new_names))
+    }
+
+    /// Through which file the whole volume can be synced in place of all these.
+    pub(super) fn anchor(&self, t: TorrentKey, dirty: &[FileIndex]) -> Option<Arc<File>> {
+        let torrent = self.get(t).filter(|_| dirty.len() >= MANY)?;
+        let beside = dirty.iter().all(|f| torrent.files[f.idx()].beside);
+        torrent.anchor.as_ref().filter(|_| beside).map(|a| Arc::clone(&a.0))
+    }
+
+    /// A torrent was synced: without dirty files it needs no anchor.
+    pub(super) fn rest(&mut self, t: TorrentKey) {
+        let Some(torrent) = self.get_mut(t).filter(|x| x.anchor.is_some()) else { return };
+        if torrent.files.iter().all(|s| !s.dirty) {
+            torrent.anchor = None;
+            torrent.files.iter_mut().for_each(|s| s.beside = false);
+        }
     }
 
     /// See [`super::Storage::cover`].

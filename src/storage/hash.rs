@@ -18,12 +18,12 @@
 use super::disk::Disk;
 use super::extents::{ExtentKey, Pool};
 use super::files::ReadEnd;
-use super::lanes::{Lanes, MAX_LANES, Sha1};
+use super::lanes::{INTERLEAVED, Lanes, MAX_LANES, Sha1};
 use super::{DiskError, Done};
 use crate::id::{BLOCK_LEN, PieceIndex, TorrentKey};
 use std::collections::{BTreeMap, VecDeque};
 
-/// Bytes of one read when a piece is hashed from its files. Four of them stay in a second-level cache.
+/// Bytes of one read when a piece is hashed from its files. One for each lane stays in a second-level cache.
 const READ: usize = 64 << 10;
 /// Most bytes of one lane's turn.
 const SLICE: u32 = 256 << 10;
@@ -31,6 +31,9 @@ const SLICE: u32 = 256 << 10;
 const AHEAD: u32 = 1 << 20;
 /// Turns that a finished piece waits for company, at most.
 const PATIENCE: u32 = 32;
+/// Bytes of pieces that may wait in their files for company, where so much does not fit the buffers: reading them again
+/// from the page cache costs less than hashing them one by one.
+const READ_AGAIN: usize = 8 << 20;
 
 #[derive(Debug)]
 enum Goal {
@@ -215,7 +218,9 @@ impl Disk {
 
     /// See [`super::Storage::work`].
     pub(super) fn run(&mut self, budget: usize) -> bool {
-        if self.hasher.patient(self.pool.tight()) {
+        // Eight at once are worth it to wait until there is no room at all.
+        let tight = self.hasher.lanes.width() <= INTERLEAVED && self.pool.tight();
+        if self.hasher.patient(tight) {
             return true;
         }
         let mut left = budget.max(1);
@@ -224,6 +229,16 @@ impl Disk {
             left = left.saturating_sub(moved.max(1));
         }
         !self.hasher.idle()
+    }
+
+    /// Whether pieces that wait for company leave their buffers meanwhile: when there is no room for as many as would
+    /// be hashed at once.
+    pub(super) fn may_read_again(&self) -> bool {
+        let Some(first) = self.hasher.queue.front() else { return false };
+        let all = self.hasher.lanes.width() * first.until as usize;
+        self.hasher.lanes.width() > INTERLEAVED
+            && (self.pool.limit()..READ_AGAIN + 1).contains(&all)
+            && !self.hasher.queue.iter().any(|j| self.by_helper(j.t))
     }
 
     /// Works on the queued downloads until one of them is finished. False when none can be now.

@@ -9,7 +9,7 @@
 //! job owns what it needs (descriptors, buffers) and knows nothing of pieces or torrents; what a result means is for
 //! the one who submitted it. Jobs of one volume are done in order, so a write that was submitted before another is over
 //! before it; those of different volumes do not wait for each other. A thread is started when jobs come for a volume
-//! while all others are busy, and ends after [`LINGER`] without any: one disk needs one.
+//! while all others are busy, and ends after ten seconds without any: one disk needs one.
 //!
 //! Without threads ([`Helper::inline`], an embedder's choice) [`Hand::work`] does the same jobs on the
 //! caller's thread, one a call; so it does when the system has no thread to give.
@@ -17,7 +17,7 @@
 //! What it does not do: cancel, or bound what waits: who submits knows how much that may be. A job that was submitted
 //! is done; one whose result nobody wants any more is done too.
 //!
-//! Invariants: at most [`THREADS`] threads; the jobs of a volume wait in one lane at a time; each job has one result,
+//! Invariants: at most eight threads; the jobs of a volume wait in one lane at a time; each job has one result,
 //! and the results of a volume's jobs come in their order.
 
 use std::collections::{BTreeMap, VecDeque};

@@ -1,8 +1,11 @@
 //! SHA-1 over several messages at once, on one core.
 //!
-//! The SHA instructions of x86-64 and aarch64 have long latencies: one message alone leaves the unit idle more
-//! than half of the time. Two to four independent messages, interleaved instruction by instruction, fill it.
-//! Where the processor has no such instructions, the `sha1` crate hashes one message after the other.
+//! The SHA instructions of x86-64 and aarch64 have long latencies: one message alone can leave the unit idle more
+//! than half of the time. Two to four independent messages, interleaved instruction by instruction, fill it. Where
+//! a processor starts these instructions too seldom for that, or has none, eight messages in vector registers
+//! (module `wide`) are faster: which way is the faster one for how many messages is measured once in a
+//! process, in a fraction of a millisecond. Where there is neither, the `sha1` crate hashes one message after the
+//! other.
 //!
 //! ```text
 //!   message a  |64|64|64|64|64|..            states advance together by the length of the
@@ -11,99 +14,126 @@
 //! ```
 //!
 //! [`Sha1`] is the state of one message, to be fed in pieces of any length; [`Lanes`] advances one or several of
-//! them.
+//! them. A state may be fed through any `Lanes`: all ways give the same.
 //!
 //! What it does not do: SHA-256 (see [`lanes256`](super::lanes256)), threads, reading files.
 //!
 //! # Contract of the unsafe code
 //!
-//! - The functions with target features run only when [`Lanes::new`] has seen the processor
-//!   announce these features; `Lanes` cannot be made otherwise.
-//! - They read `blocks * 64` bytes from each pointer; the one caller takes pointers from slices of at least that
+//! - The functions with target features run only when the processor has announced these features: `native` asks it,
+//!   `Lanes` keeps the answer, and cannot be made otherwise.
+//! - They read `blocks * 64` bytes from each pointer; the callers take pointers from slices of at least that
 //!   length.
 //!
 //! See FIPS 180-4.
 #![allow(unsafe_code)]
 
-use sha1::Digest;
+use super::wide::{self, Kernel, WIDE};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 
-/// Most messages interleaved.
-pub const MAX_LANES: usize = 4;
+/// Most messages advanced together.
+pub const MAX_LANES: usize = WIDE;
+/// Most messages interleaved in SHA instructions.
+pub(super) const INTERLEAVED: usize = 4;
 
 const START: [u32; 5] = [0x6745_2301, 0xEFCD_AB89, 0x98BA_DCFE, 0x1032_5476, 0xC3D2_E1F0];
 
+/// The state of one message being hashed: chaining value, bytes so far, and what does not fill 64 bytes yet.
 #[derive(Clone)]
-enum Inner {
-    /// For the interleaved code: chaining value, bytes so far, and what does not fill 64 bytes yet.
-    #[cfg_attr(not(any(target_arch = "x86_64", target_arch = "aarch64")), allow(dead_code))]
-    Own { h: [u32; 5], len: u64, rest: [u8; 64] },
-    /// For processors without SHA instructions.
-    Portable(sha1::Sha1),
+pub struct Sha1 {
+    h: [u32; 5],
+    len: u64,
+    rest: [u8; 64],
 }
-
-/// The state of one message being hashed. Made by [`Lanes::start`], and fed through the same `Lanes`.
-#[derive(Clone)]
-pub struct Sha1(Inner);
 
 impl std::fmt::Debug for Sha1 {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match &self.0 {
-            Inner::Own { len, .. } => write!(f, "Sha1 after {len} bytes"),
-            Inner::Portable(_) => f.write_str("Sha1 (portable)"),
-        }
+        write!(f, "Sha1 after {} bytes", self.len)
     }
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Kind {
-    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
-    Native,
-    Portable,
+/// Whether the processor has SHA instructions.
+pub(super) fn native() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return is_x86_feature_detected!("sha") && is_x86_feature_detected!("ssse3") && is_x86_feature_detected!("sse4.1");
+    #[cfg(target_arch = "aarch64")]
+    return std::arch::is_aarch64_feature_detected!("sha2");
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    false
+}
+
+/// A kernel in vectors, and the fewest messages for which it is the faster way.
+#[derive(Clone, Copy, Debug)]
+struct Wide {
+    kernel: Kernel,
+    from: usize,
+}
+
+impl Wide {
+    /// The fastest kernel of this processor, unless the SHA instructions always win. Measured at the first call.
+    fn measured() -> Option<Self> {
+        static FOUND: OnceLock<Option<Wide>> = OnceLock::new();
+        *FOUND.get_or_init(|| {
+            let data = [[0; 1024]; WIDE];
+            let one_by_one =
+                shortest(|| drop(Lanes::narrow(INTERLEAVED).digest_many(&data.each_ref().map(|d| &d[..]))));
+            let timed = wide::kernels().into_iter().map(|kernel| {
+                let wide = Lanes { wide: Some(Self { kernel, from: 1 }), ..Lanes::narrow(1) };
+                (shortest(|| drop(wide.digest_many(&data.each_ref().map(|d| &d[..])))), kernel)
+            });
+            let (time, kernel) = timed.min_by_key(|t| t.0)?;
+            // Eight messages took `one_by_one`: how many of them take longer than all eight in vectors?
+            let from = WIDE as u128 * time.as_nanos() / one_by_one.as_nanos().max(1) + 1;
+            (from <= WIDE as u128).then_some(Self { kernel, from: from as usize })
+        })
+    }
+}
+
+/// The time that it takes when nothing comes between.
+fn shortest(mut work: impl FnMut()) -> Duration {
+    let time = |_| {
+        let start = Instant::now();
+        work();
+        start.elapsed()
+    };
+    (0..8).map(time).min().unwrap_or_default()
 }
 
 /// What this processor can hash at once.
 #[derive(Clone, Copy, Debug)]
 pub struct Lanes {
-    kind: Kind,
-    width: usize,
+    native: bool,
+    interleaved: usize,
+    wide: Option<Wide>,
 }
 
 impl Lanes {
-    /// Looks at the processor. `width` is the most messages to interleave, 1 to [`MAX_LANES`].
+    /// Looks at the processor. `width` is the most messages to advance together, 1 to [`MAX_LANES`]; vectors come in
+    /// only where all of them may.
     pub fn new(width: usize) -> Self {
-        #[cfg(target_arch = "x86_64")]
-        if is_x86_feature_detected!("sha") && is_x86_feature_detected!("ssse3") && is_x86_feature_detected!("sse4.1") {
-            return Self { kind: Kind::Native, width: width.clamp(1, MAX_LANES) };
-        }
-        #[cfg(target_arch = "aarch64")]
-        if std::arch::is_aarch64_feature_detected!("sha2") {
-            return Self { kind: Kind::Native, width: width.clamp(1, MAX_LANES) };
-        }
-        Self::portable(width)
+        Self { wide: if width >= WIDE { Wide::measured() } else { None }, ..Self::narrow(width) }
     }
 
-    /// One message after the other, whatever the processor can.
-    pub fn portable(_width: usize) -> Self {
-        Self { kind: Kind::Portable, width: 1 }
+    /// SHA instructions where there are some, no vectors.
+    fn narrow(width: usize) -> Self {
+        let native = native();
+        Self { native, interleaved: if native { width.clamp(1, INTERLEAVED) } else { 1 }, wide: None }
     }
 
-    /// Whether the processor has SHA instructions, and they are used.
-    pub(super) const fn is_native(&self) -> bool {
-        !matches!(self.kind, Kind::Portable)
+    /// One message after the other with the `sha1` crate, whatever the processor can.
+    pub const fn portable() -> Self {
+        Self { native: false, interleaved: 1, wide: None }
     }
 
     /// Messages that are worth having at once: 1 where there is nothing to interleave.
     pub const fn width(&self) -> usize {
-        self.width
+        if self.wide.is_some() { WIDE } else { self.interleaved }
     }
 
     /// A message's state before its first byte.
-    pub fn start(&self) -> Sha1 {
-        Sha1(match self.kind {
-            Kind::Portable => Inner::Portable(sha1::Sha1::new()),
-            #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
-            Kind::Native => Inner::Own { h: START, len: 0, rest: [0; 64] },
-        })
+    pub const fn start(&self) -> Sha1 {
+        Sha1 { h: START, len: 0, rest: [0; 64] }
     }
 
     /// Feeds each state the bytes beside it. Any number of messages of any lengths.
@@ -114,57 +144,53 @@ impl Lanes {
         loop {
             // The first messages that still have a whole 64 bytes, as many as there are lanes.
             let mut active = [0; MAX_LANES];
-            let (mut n, mut blocks) = (0, usize::MAX);
-            for (i, (_, data)) in items.iter().enumerate() {
-                if data.len() >= 64 {
-                    active[n] = i;
-                    blocks = blocks.min(data.len() / 64);
-                    n += 1;
-                    if n == self.width {
-                        break;
-                    }
-                }
+            let mut n = 0;
+            for (i, _) in items.iter().enumerate().filter(|(_, (_, data))| data.len() >= 64).take(self.width()) {
+                active[n] = i;
+                n += 1;
             }
-            match n {
-                0 => break,
-                1 => Self::advance::<1>(items, &active, blocks),
-                2 => Self::advance::<2>(items, &active, blocks),
-                3 => Self::advance::<3>(items, &active, blocks),
-                _ => Self::advance::<4>(items, &active, blocks),
+            match (self.wide, n) {
+                (_, 0) => break,
+                (Some(wide), _) if n >= wide.from => Self::advance_wide(wide.kernel, items, &active[..n]),
+                _ if !self.native => advance_portable(&mut items[active[0]]),
+                _ => match n.min(self.interleaved) {
+                    1 => Self::advance::<1>(items, &active),
+                    2 => Self::advance::<2>(items, &active),
+                    3 => Self::advance::<3>(items, &active),
+                    _ => Self::advance::<INTERLEAVED>(items, &active),
+                },
             }
         }
         for (state, data) in items.iter_mut() {
-            if let Inner::Own { len, rest, .. } = &mut state.0 {
-                debug_assert!(data.len() < 64 && (data.is_empty() || *len % 64 == 0));
-                if !data.is_empty() {
-                    rest[..data.len()].copy_from_slice(data);
-                    *len += data.len() as u64;
-                }
-            }
+            debug_assert!(data.len() < 64 && (data.is_empty() || state.len % 64 == 0));
+            state.rest[..data.len()].copy_from_slice(data);
+            state.len += data.len() as u64;
             *data = &[];
         }
     }
 
-    /// Advances the messages `active[..N]` by `blocks` times 64 bytes.
-    fn advance<const N: usize>(items: &mut [(&mut Sha1, &[u8])], active: &[usize; MAX_LANES], blocks: usize) {
+    /// Advances the messages `active[..N]` by as many times 64 bytes as the shortest has.
+    fn advance<const N: usize>(items: &mut [(&mut Sha1, &[u8])], active: &[usize]) {
         let (mut h, mut at) = ([START; N], [std::ptr::null(); N]);
-        for l in 0..N {
-            let (state, data) = &mut items[active[l]];
-            let (now, later) = data.split_at(blocks * 64);
-            if let Inner::Own { h: value, len, .. } = &mut state.0 {
-                h[l] = *value;
-                *len += now.len() as u64;
-            }
-            at[l] = now.as_ptr();
-            *data = later;
-        }
-        // SAFETY: `at` points to blocks * 64 bytes each (split_at above); an Own state with 64 bytes to go
-        // exists only where Lanes::new has seen the processor's features.
+        let blocks = take(items, &active[..N], &mut h, &mut at);
+        // SAFETY: `at` points to blocks * 64 bytes each; called only where the processor has the features.
         unsafe { compress::<N>(&mut h, at, blocks) };
-        for l in 0..N {
-            if let Inner::Own { h: value, .. } = &mut items[active[l]].0.0 {
-                *value = h[l];
-            }
+        for (l, h) in h.into_iter().enumerate() {
+            items[active[l]].0.h = h;
+        }
+    }
+
+    /// Advances the messages `active`, eight at most, by as many times 64 bytes as the shortest has.
+    fn advance_wide(kernel: Kernel, items: &mut [(&mut Sha1, &[u8])], active: &[usize]) {
+        let (mut h, mut at) = ([START; WIDE], [std::ptr::null(); WIDE]);
+        let blocks = take(items, active, &mut h, &mut at);
+        // Idle lanes read along with the first one; nobody looks at what becomes of them.
+        let first = at[0];
+        at[active.len()..].fill(first);
+        // SAFETY: `at` points to blocks * 64 bytes each; `wide::kernels` has seen the processor's features.
+        unsafe { kernel(&mut h, at, blocks) };
+        for (&i, h) in active.iter().zip(h) {
+            items[i].0.h = h;
         }
     }
 
@@ -177,63 +203,81 @@ impl Lanes {
     }
 }
 
+/// Takes from each of the messages `active` as many times 64 bytes as the shortest has: how many that is. Their
+/// states and where the bytes are go to `h` and `at`.
+fn take(items: &mut [(&mut Sha1, &[u8])], active: &[usize], h: &mut [[u32; 5]], at: &mut [*const u8]) -> usize {
+    let blocks = active.iter().map(|&i| items[i].1.len() / 64).min().unwrap_or(0);
+    for (l, &i) in active.iter().enumerate() {
+        let (state, data) = &mut items[i];
+        let (now, later) = data.split_at(blocks * 64);
+        (h[l], at[l]) = (state.h, now.as_ptr());
+        state.len += now.len() as u64;
+        *data = later;
+    }
+    blocks
+}
+
+/// Advances one message by all its times 64 bytes, with the crate.
+fn advance_portable((state, data): &mut (&mut Sha1, &[u8])) {
+    let (now, later) = data.split_at(data.len() / 64 * 64);
+    for block in now.chunks_exact(64) {
+        compress_portable(&mut state.h, block);
+    }
+    state.len += now.len() as u64;
+    *data = later;
+}
+
+fn compress_portable(h: &mut [u32; 5], block: &[u8]) {
+    sha1::compress(h, std::slice::from_ref(sha1::digest::generic_array::GenericArray::from_slice(block)));
+}
+
 impl Sha1 {
-    /// Completes what an earlier feed left over; returns what is still to be hashed. A portable state takes
-    /// everything.
+    /// Completes what an earlier feed left over; returns what is still to be hashed.
     fn fill_rest<'d>(&mut self, data: &'d [u8]) -> &'d [u8] {
-        match &mut self.0 {
-            Inner::Portable(state) => {
-                state.update(data);
-                &[]
-            }
-            Inner::Own { h, len, rest } => {
-                let held = (*len % 64) as usize;
-                if held == 0 {
-                    return data;
-                }
-                let (now, later) = data.split_at(data.len().min(64 - held));
-                rest[held..held + now.len()].copy_from_slice(now);
-                *len += now.len() as u64;
-                if *len % 64 == 0 && !now.is_empty() {
-                    compress_one(h, rest);
-                }
-                later
-            }
+        let held = (self.len % 64) as usize;
+        if held == 0 {
+            return data;
         }
+        let (now, later) = data.split_at(data.len().min(64 - held));
+        self.rest[held..held + now.len()].copy_from_slice(now);
+        self.len += now.len() as u64;
+        if self.len % 64 == 0 && !now.is_empty() {
+            compress_one(&mut self.h, &self.rest);
+        }
+        later
     }
 
     /// Feeds this message alone.
     pub fn update(&mut self, data: &[u8]) {
-        Lanes { kind: Kind::Portable, width: 1 }.update(&mut [(self, data)]);
+        Lanes::narrow(1).update(&mut [(self, data)]);
     }
 
     /// The hash of everything fed.
     pub fn finish(self) -> [u8; 20] {
-        match self.0 {
-            Inner::Portable(state) => state.finalize().into(),
-            Inner::Own { mut h, len, mut rest } => {
-                let held = (len % 64) as usize;
-                rest[held] = 0x80;
-                rest[held + 1..].fill(0);
-                if held >= 56 {
-                    compress_one(&mut h, &rest);
-                    rest = [0; 64];
-                }
-                rest[56..].copy_from_slice(&(len * 8).to_be_bytes());
-                compress_one(&mut h, &rest);
-                let mut out = [0; 20];
-                for (o, v) in out.chunks_exact_mut(4).zip(h) {
-                    o.copy_from_slice(&v.to_be_bytes());
-                }
-                out
-            }
+        let Self { mut h, len, mut rest } = self;
+        let held = (len % 64) as usize;
+        rest[held] = 0x80;
+        rest[held + 1..].fill(0);
+        if held >= 56 {
+            compress_one(&mut h, &rest);
+            rest = [0; 64];
         }
+        rest[56..].copy_from_slice(&(len * 8).to_be_bytes());
+        compress_one(&mut h, &rest);
+        let mut out = [0; 20];
+        for (o, v) in out.chunks_exact_mut(4).zip(h) {
+            o.copy_from_slice(&v.to_be_bytes());
+        }
+        out
     }
 }
 
 fn compress_one(h: &mut [u32; 5], block: &[u8; 64]) {
+    if !native() {
+        return compress_portable(h, block);
+    }
     let mut states = [*h];
-    // SAFETY: 64 bytes; an Own state exists only where Lanes::new has seen the processor's features.
+    // SAFETY: 64 bytes; the processor has the features.
     unsafe { compress::<1>(&mut states, [block.as_ptr()], 1) };
     *h = states[0];
 }
@@ -351,7 +395,7 @@ unsafe fn compress<const N: usize>(states: &mut [[u32; 5]; N], data: [*const u8;
     }
 }
 
-/// Never called: without SHA instructions there are no Own states.
+/// Never called: `native` is false here.
 ///
 /// # Safety
 /// None is needed.
@@ -363,6 +407,7 @@ unsafe fn compress<const N: usize>(_: &mut [[u32; 5]; N], _: [*const u8; N], _: 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use sha1::Digest;
 
     fn reference(data: &[u8]) -> [u8; 20] {
         sha1::Sha1::digest(data).into()
@@ -377,8 +422,11 @@ mod tests {
         h.iter().map(|b| format!("{b:02x}")).collect()
     }
 
+    /// Every way that this processor has.
     fn all() -> impl Iterator<Item = Lanes> {
-        (1..=MAX_LANES).map(Lanes::new).chain([Lanes::portable(1)])
+        let wide =
+            |kernel| [1, 3].map(|from| Lanes { wide: Some(Wide { kernel, from }), ..Lanes::narrow(INTERLEAVED) });
+        (1..=MAX_LANES).map(Lanes::new).chain([Lanes::portable()]).chain(wide::kernels().into_iter().flat_map(wide))
     }
 
     #[test]

@@ -16,7 +16,7 @@
 //! See FIPS 180-4.
 #![allow(unsafe_code)]
 
-use super::lanes::{Lanes, MAX_LANES};
+use super::lanes::{INTERLEAVED, native};
 use sha2::Digest;
 
 const START: [u32; 8] =
@@ -99,9 +99,9 @@ pub struct Lanes256 {
 }
 
 impl Lanes256 {
-    /// Looks at the processor. `width` is the most messages to interleave, 1 to [`MAX_LANES`].
+    /// Looks at the processor. `width` is the most messages to interleave, 1 to four.
     pub fn new(width: usize) -> Self {
-        Self { native: Lanes::new(1).is_native(), width: width.clamp(1, MAX_LANES) }
+        Self { native: native(), width: width.clamp(1, INTERLEAVED) }
     }
 
     /// One message after the other, whatever the processor can.
@@ -118,7 +118,7 @@ impl Lanes256 {
         let mut left: Vec<&[u8]> = messages.to_vec();
         loop {
             // The first messages that still have a whole 64 bytes, as many as there are lanes.
-            let mut active = [0; MAX_LANES];
+            let mut active = [0; INTERLEAVED];
             let (mut n, mut blocks) = (0, usize::MAX);
             for (i, data) in left.iter().enumerate().filter(|(_, d)| d.len() >= 64).take(self.width) {
                 active[n] = i;
@@ -139,7 +139,7 @@ impl Lanes256 {
 }
 
 /// Advances the messages `active[..N]` by `blocks` times 64 bytes.
-fn advance<const N: usize>(states: &mut [[u32; 8]], left: &mut [&[u8]], active: &[usize; MAX_LANES], blocks: usize) {
+fn advance<const N: usize>(states: &mut [[u32; 8]], left: &mut [&[u8]], active: &[usize; INTERLEAVED], blocks: usize) {
     let (mut h, mut at) = ([START; N], [std::ptr::null(); N]);
     for l in 0..N {
         let (now, later) = left[active[l]].split_at(blocks * 64);
@@ -300,7 +300,7 @@ mod tests {
     use super::*;
 
     fn all() -> impl Iterator<Item = Lanes256> {
-        (1..=MAX_LANES).map(Lanes256::new).chain([Lanes256::portable()])
+        (1..=INTERLEAVED).map(Lanes256::new).chain([Lanes256::portable()])
     }
 
     fn noise(n: usize) -> Vec<u8> {

@@ -2,7 +2,8 @@
 //!
 //! It answers as [`Disk`](super::Disk) does, and keeps every piece that was touched in a buffer of its own. A piece
 //! that was never touched reads as zeros and is not there for `recheck`. Nothing is ever written, so nothing can
-//! fail except by order: [`Memory::fail`] makes the next write to a piece or the verification of it fail.
+//! fail except by order: [`Memory::fail`] makes the next write to a piece or the verification of it fail,
+//! [`Memory::stall`] has everybody wait.
 //!
 //! What it does not do: limit itself. Give it small torrents.
 
@@ -33,6 +34,7 @@ pub struct Memory {
     jobs: VecDeque<Job>,
     done: VecDeque<Done>,
     fail: Option<DiskErrorKind>,
+    stalled: bool,
     lanes: Lanes,
 }
 
@@ -52,6 +54,7 @@ impl Memory {
             jobs: VecDeque::new(),
             done: VecDeque::new(),
             fail: None,
+            stalled: false,
             lanes: Lanes::new(MAX_LANES),
         }
     }
@@ -64,6 +67,11 @@ impl Memory {
     /// The next write, or else the next verification, fails in this way.
     pub fn fail(&mut self, kind: DiskErrorKind) {
         self.fail = Some(kind);
+    }
+
+    /// From now on nothing can be read in time for sending, and payload is to wait; or this is over.
+    pub fn stall(&mut self, stalled: bool) {
+        self.stalled = stalled;
     }
 
     fn failure(&mut self) -> Result<(), DiskError> {
@@ -203,7 +211,10 @@ impl Storage for Memory {
         !self.jobs.is_empty()
     }
     fn lend(&mut self, t: TorrentKey, block: Block, at: u32, max: u32, out: &mut PlaceList) -> Result<u32, DiskError> {
-        self.add(t, block, at, max, out)
+        if self.stalled { Ok(0) } else { self.add(t, block, at, max, out) }
+    }
+    fn holds_back(&self, _t: TorrentKey) -> bool {
+        self.stalled
     }
     fn prefetch(&mut self, _t: TorrentKey, _block: Block) {}
     fn flush(&mut self, _t: TorrentKey) -> Result<(), DiskError> {

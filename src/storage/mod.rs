@@ -65,6 +65,7 @@ mod sys;
 #[cfg(test)]
 mod tests;
 mod volume;
+mod wide;
 
 pub use disk::Disk;
 pub use error::{DiskError, DiskErrorKind};
@@ -159,7 +160,7 @@ pub struct StorageConfig {
     pub writer: Writer,
     /// Calls that may block are done by a thread of their own, and not in slices between other work.
     pub helper: bool,
-    /// Pieces hashed at once, 1 to 4. Counts only where the processor has SHA instructions.
+    /// Pieces hashed at once, 1 to [`lanes::MAX_LANES`]. Counts only where the processor gains by it.
     pub hash_lanes: usize,
 }
 
@@ -176,7 +177,7 @@ impl Default for StorageConfig {
             unwritten: limits::UNWRITTEN,
             writer: Writer::Auto,
             helper: true,
-            hash_lanes: 4,
+            hash_lanes: lanes::MAX_LANES,
         }
     }
 }

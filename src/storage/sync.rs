@@ -1,8 +1,10 @@
 //! Syncing: a torrent's written files are brought to the device, one after the other, by the helper.
 //!
 //! ```text
-//!   sync(t) ─▶ its dirty files, and the folders of new ones ─▶ a few jobs at a time ─▶ Done::Synced
-//!                                                                   └─ failed: descriptor closed, cache dropped
+//!   sync(t) ─┬▶ its dirty files, and the folders of new ones ─▶ a few jobs at a time ─▶ Done::Synced
+//!            │        ▲                                              └─ failed: descriptor closed, cache dropped
+//!            │        └─ failed: one by one, to know which
+//!            └▶ many on one volume: all of that ─▶ Done::Synced
 //! ```
 //!
 //! A failed sync is told once per open file, by whoever asks first; the pages behind it are clean afterwards, whatever
@@ -32,6 +34,8 @@ enum Item {
     File(FileIndex),
     /// A folder below the download folder, which new names were made in.
     Folder(String),
+    /// All that is dirty, by its volume.
+    All(Vec<FileIndex>, Vec<String>),
 }
 
 #[derive(Debug)]
@@ -62,7 +66,15 @@ impl Syncs {
 /// What there is to sync: dirty files count as clean from now on, so that a write that comes meanwhile shows.
 fn collect(files: &mut Files, t: TorrentKey) -> VecDeque<Item> {
     let (dirty, folders) = files.take_dirty(t);
-    dirty.into_iter().map(Item::File).chain(folders.into_iter().map(Item::Folder)).collect()
+    let folders: Vec<String> = folders.into_iter().collect();
+    if files.anchor(t, &dirty).is_some() {
+        return [Item::All(dirty, folders)].into();
+    }
+    each(dirty, folders).collect()
+}
+
+fn each(files: Vec<FileIndex>, folders: Vec<String>) -> impl Iterator<Item = Item> {
+    files.into_iter().map(Item::File).chain(folders.into_iter().map(Item::Folder))
 }
 
 impl Disk {
@@ -89,6 +101,7 @@ impl Disk {
                     return true;
                 }
                 let result = s.failed.take().map_or(Ok(()), Err);
+                self.files.rest(s.t);
                 self.hasher.done.push_back(Done::Synced { torrent: s.t, ticket: s.ticket, result });
                 if let Some(ticket) = s.again.take() {
                     s.ticket = ticket;
@@ -108,16 +121,23 @@ impl Disk {
             // error that nobody has been told yet.
             Item::File(file) => self.files.shared(s.t, *file, false),
             Item::Folder(path) => self.files.folder(s.t, path).map(Arc::new),
+            Item::All(dirty, folders) => match self.files.anchor(s.t, dirty) {
+                Some(anchor) => Ok(anchor),
+                None => return s.wait.extend(each(dirty.clone(), folders.clone())),
+            },
         };
         let handle = match opened {
             Ok(handle) => handle,
             Err(e) => return self.sync_failed(s, &item, e),
         };
-        let is_file = matches!(item, Item::File(_));
+        let (is_file, is_volume) = (matches!(item, Item::File(_)), matches!(item, Item::All(..)));
         let job = move || {
             if is_file {
                 sys::start_writeback(&handle);
                 return handle.sync_data();
+            }
+            if is_volume {
+                return sys::sync_volume(&handle);
             }
             // Not every file system lets a folder be synced, and those have nothing to sync.
             handle.sync_all().or_else(|e| if e.raw_os_error() == Some(libc::EINVAL) { Ok(()) } else { Err(e) })
@@ -133,14 +153,20 @@ impl Disk {
             let Some(i) = s.under_way.iter().position(|u| u.0 == id) else { continue };
             let (_, item) = s.under_way.swap_remove(i);
             self.files.synced(s.t, took);
-            if let Err(e) = result {
-                let path = match &item {
-                    Item::File(file) => self.files.path(s.t, *file),
-                    Item::Folder(path) => self.files.path_of(s.t, path),
-                };
-                let e = DiskError::io(e, path, "sync");
-                self.sync_failed(s, &item, e);
-            }
+            let Err(e) = result else { continue };
+            let path = match &item {
+                Item::File(file) => self.files.path(s.t, *file),
+                Item::Folder(path) => self.files.path_of(s.t, path),
+                // Something on the volume failed: of ours or not, each of ours says.
+                Item::All(..) => {
+                    if let Item::All(dirty, folders) = item {
+                        s.wait.extend(each(dirty, folders));
+                    }
+                    continue;
+                }
+            };
+            let e = DiskError::io(e, path, "sync");
+            self.sync_failed(s, &item, e);
         }
         self.syncs.0 = syncs;
     }
@@ -152,7 +178,29 @@ impl Disk {
                 self.files.distrust(s.t, *file);
             }
             Item::Folder(path) => self.files.distrust_folder(s.t, path),
+            Item::All(..) => debug_assert!(false, "a whole volume's failure is that of a file"),
         }
         s.failed.get_or_insert(e);
+    }
+
+    /// What is to be synced, by path; a whole volume is a star.
+    #[cfg(test)]
+    pub(super) fn sync_items(&self) -> Vec<String> {
+        let path = |t, item: &Item| match item {
+            Item::File(file) => {
+                self.files.get(t).map_or(String::new(), |x| x.layout.files()[file.idx()].path.to_string())
+            }
+            Item::Folder(path) => path.clone(),
+            Item::All(..) => "*".into(),
+        };
+        let all = |s: &Sync| s.under_way.iter().map(|u| &u.1).chain(&s.wait).map(|i| path(s.t, i)).collect::<Vec<_>>();
+        self.syncs.0.iter().flat_map(all).collect()
+    }
+
+    /// The first call of a sync has failed.
+    #[cfg(test)]
+    pub(super) fn fail_sync(&mut self, errno: i32) {
+        let id = self.syncs.0[0].under_way[0].0;
+        self.sync_over(id, &Err(io::Error::from_raw_os_error(errno)), Duration::ZERO);
     }
 }

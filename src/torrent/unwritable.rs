@@ -27,11 +27,6 @@ pub(super) struct Unwritable {
     trial: Option<Instant>,
 }
 
-/// Whether files that fail so can be read all the same.
-fn concerns_writing(kind: ErrorKind) -> bool {
-    matches!(kind, ErrorKind::NoSpace | ErrorKind::ReadOnly | ErrorKind::TooBig)
-}
-
 impl Torrent {
     /// Files failed: this torrent waits or stops, the others go on. It tries again by itself.
     pub(crate) fn on_disk_failed(&mut self, cx: &mut Cx<'_>, error: String, kind: ErrorKind) {
@@ -40,7 +35,7 @@ impl Torrent {
             Life::Active => self.picker.have().count() > 0,
             Life::Fetching(_) | Life::Stopped(_) => false,
         };
-        if std::mem::take(&mut self.unsure) || !serves || !concerns_writing(kind) {
+        if std::mem::take(&mut self.unsure) || !serves || !kind.concerns_writing() {
             return self.fail(cx, error, kind);
         }
         if self.unwritable.as_ref().is_some_and(|u| u.trial.is_none()) {

@@ -160,3 +160,33 @@ fn a_response_fits_and_loses_the_farthest_first() {
         assert!(values == 0 || room < 100 || !r.values.is_empty(), "peers are what was asked for: {values} in {room}");
     }
 }
+
+/// A response with these entries, which come after its id.
+fn response_with(entries: &[u8]) -> Vec<u8> {
+    [b"d1:rd2:id20:abcdefghij0123456789", entries, b"e1:t2:aa1:y1:re"].concat()
+}
+
+#[test]
+fn what_is_taken_of_one_message_is_limited() {
+    for more in [0, 1] {
+        let n = limits::DHT_VALUES_IN + more;
+        let list = [b"6:valuesl".to_vec(), b"6:aaaabb".repeat(n), b"e".to_vec()].concat();
+        assert_eq!(response_of(&response_with(&list), false).values.len(), limits::DHT_VALUES_IN);
+        let long = [format!("6:values{}:", 6 * n).into_bytes(), b"aaaabb".repeat(n)].concat();
+        assert_eq!(response_of(&response_with(&long), false).values.len(), limits::DHT_VALUES_IN);
+
+        let n = limits::DHT_NODES_IN + more;
+        for (key, len) in [("5:nodes", 26), ("6:nodes6", 38)] {
+            let nodes = [format!("{key}{}:", n * len).into_bytes(), vec![b'x'; n * len]].concat();
+            assert_eq!(response_of(&response_with(&nodes), false).nodes.len(), limits::DHT_NODES_IN, "{key}");
+        }
+
+        let n = limits::DHT_TOKEN_IN + more;
+        let token = [format!("5:token{n}:").into_bytes(), vec![b'x'; n]].concat();
+        assert_eq!(response_of(&response_with(&token), false).token.map(<[u8]>::len), (more == 0).then_some(n));
+
+        let mut whole = b"d1:ad2:id20:abcdefghij0123456789e1:q4:ping1:t2:aa1:y1:qe".to_vec();
+        whole.resize(limits::DHT_DATAGRAM_IN + more, 0);
+        assert_eq!(parse(&whole, false).is_some(), more == 0);
+    }
+}

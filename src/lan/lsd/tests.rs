@@ -97,7 +97,11 @@ fn only_others_that_can_be_dialled_are_heard_for_torrents_of_ours() {
     assert_eq!(hear(&mut lsd, NEIGHBOUR, said(7000, h(1), "other")), Some((peer, vec![h(1)])));
     assert_eq!(hear(&mut lsd, NEIGHBOUR, said(7000, h(1), &own)), None, "ourselves");
     assert_eq!(hear(&mut lsd, NEIGHBOUR, said(7000, h(2), "other")), None, "not ours");
+    let low = limits::PORT_LEAST;
+    let lowest = SocketAddr::from((NEIGHBOUR.0, low));
     assert_eq!(hear(&mut lsd, NEIGHBOUR, said(22, h(1), "other")), None, "no peer's port");
+    assert_eq!(hear(&mut lsd, NEIGHBOUR, said(low - 1, h(1), "other")), None, "nor this");
+    assert_eq!(hear(&mut lsd, NEIGHBOUR, said(low, h(1), "other")), Some((lowest, vec![h(1)])));
     assert_eq!(hear(&mut lsd, ([169, 254, 0, 1], PORT), said(7000, h(1), "other")), None, "link-local");
     let link_local: SocketAddr = "[fe80::1]:6771".parse().unwrap();
     assert_eq!(lsd.handle(at(100), link_local, &said(7000, h(1), "other")), None);

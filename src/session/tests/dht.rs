@@ -65,3 +65,41 @@ fn peers_that_a_node_names_are_hearsay() {
     let of_one_host = crowd.iter().filter(|a| dialled.contains(a)).count();
     assert_eq!(of_one_host, limits::HEARSAY_HOST);
 }
+
+/// A session with a node that knows nobody.
+fn lonely() -> Rig {
+    let dht = DhtConfig { bootstrap: Vec::new(), read_only: false };
+    let (mut r, _) = Rig::leech_with(&Content::pieces(4, 1), Config { dht: Some(dht), ..Config::default() });
+    r.s.start_dht(r.now, None);
+    r.drive();
+    r
+}
+
+/// What waits for the driver.
+fn datagrams(r: &mut Rig) -> Vec<SocketAddr> {
+    let mut data = Vec::new();
+    std::iter::from_fn(|| r.s.poll_datagram(&mut data)).collect()
+}
+
+#[test]
+fn datagrams_that_wait_for_the_driver_are_so_many() {
+    let mut r = lonely();
+    let id = NodeId::new([7; 20]);
+    let ping = krpc::encode_query(b"aa", &krpc::Query { id, method: Method::Ping, want: None, read_only: true });
+    let ask = |r: &mut Rig, i: u16| {
+        r.now += crate::time::Duration::from_millis(50);
+        let [a, b] = i.to_be_bytes();
+        r.s.handle_datagram(r.now, SocketAddr::from(([40, 1, a, b], 6881)), &ping);
+    };
+    datagrams(&mut r);
+    (0..limits::DATAGRAMS as u16).for_each(|i| ask(&mut r, i));
+    assert_eq!(datagrams(&mut r).len(), limits::DATAGRAMS, "each has its answer");
+    (0..limits::DATAGRAMS as u16 + 1).for_each(|i| ask(&mut r, i));
+    let sent = datagrams(&mut r);
+    assert_eq!(sent.len(), limits::DATAGRAMS);
+    let last = limits::DATAGRAMS.to_be_bytes();
+    let last = SocketAddr::from(([40, 1, last[last.len() - 2], last[last.len() - 1]], 6881));
+    assert!(!sent.contains(&last), "the last is lost");
+    ask(&mut r, 7);
+    assert_eq!(datagrams(&mut r).len(), 1, "and there is room again");
+}

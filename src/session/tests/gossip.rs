@@ -52,6 +52,26 @@ impl Rig {
     }
 }
 
+#[test]
+fn no_peer_on_the_internet_listens_below_a_port() {
+    let c = Content::pieces(4, 1);
+    let (mut rig, t) = Rig::leech(&c);
+    let far = |n: u8, port: u16| SocketAddr::from(([n, 1, 1, 1], port));
+    let low = limits::PORT_LEAST;
+    let teller = rig.gossip(t, far(60, 6881), 1);
+    rig.names(teller, &[far(50, low - 1), far(51, low), far(52, 22), far(53, low + 1)]);
+    rig.pass(secs(2));
+    let mut dialled = rig.dialled_addrs();
+    dialled.sort_unstable();
+    assert_eq!(dialled, [far(51, low), far(53, low + 1)]);
+    // At home anybody may.
+    rig.dialled.clear();
+    let teller = rig.gossip(t, ip(2), 2);
+    rig.names(teller, &[SocketAddr::from(([10, 0, 0, 77], low - 1))]);
+    rig.pass(secs(2));
+    assert_eq!(rig.dialled_addrs(), [SocketAddr::from(([10, 0, 0, 77], low - 1))]);
+}
+
 fn added(p: &Pex) -> Vec<SocketAddr> {
     p.added.iter().map(|(a, _)| *a).collect()
 }

@@ -7,6 +7,7 @@
 
 mod dht;
 mod disk;
+mod edges;
 mod gossip;
 mod hostile;
 mod idle;

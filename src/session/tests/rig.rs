@@ -183,7 +183,7 @@ pub(super) struct Rig {
     held: BTreeMap<ConnKey, Instant>,
     held_up: BTreeMap<ConnKey, Instant>,
     open: BTreeSet<TorrentKey>,
-    bufs: Buffers,
+    pub(super) bufs: Buffers,
 }
 
 pub(super) fn ip(n: u8) -> SocketAddr {

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use super::rig::*;
 use crate::config::Config;
+use crate::config::limits;
 use crate::id::{ConnKey, TorrentKey};
 use crate::session::{Alert, CloseReason, Input, TrackerOutcome};
 
@@ -109,7 +110,8 @@ fn an_address_that_never_answers_does_not_use_up_the_announce() {
 fn a_silent_tracker_is_given_up_after_thirty_seconds() {
     let (mut rig, _) = with_trackers(&[&["http://a.example/announce"]]);
     let conn = reach(&mut rig, [9, 9, 9, 9]);
-    rig.pass(secs(30) - millis(1));
+    assert_eq!(limits::TRACKER_TIMEOUT, secs(30));
+    rig.pass(limits::TRACKER_TIMEOUT - millis(1));
     assert!(rig.is_open(conn));
     rig.pass(millis(1));
     assert!(!rig.is_open(conn));

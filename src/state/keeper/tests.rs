@@ -99,6 +99,28 @@ fn each_sync_has_its_own_answer() {
 }
 
 #[test]
+fn a_journal_that_cannot_be_told_of_a_loss_goes() {
+    let p = PieceIndex::new;
+    for loses in [false, true] {
+        let (s, mut st, mut keeper, key, hash) = ready();
+        if loses {
+            keeper.note(&s, &mut st, key, &hash, Note::Lost(p(1)));
+            assert_eq!(keeper.turn(&s, &mut st), None);
+        } else {
+            keeper.sync_asked(key, 1, vec![p(1)]);
+            keeper.data_synced(&s, &mut st, key, 1);
+        }
+        assert!(matches!(keeper.folder().work(), Job::Sync { .. }));
+        keeper.folder().done.back_mut().expect("it was done").1 = Err(io::Error::other("broken"));
+        keeper.turn(&s, &mut st);
+        assert_eq!(keeper.folder().files.contains_key(&name::have(&hash)), !loses);
+        // What is lost later cannot be noted either.
+        keeper.note(&s, &mut st, key, &hash, Note::Lost(p(0)));
+        assert!(!keeper.folder().files.contains_key(&name::have(&hash)));
+    }
+}
+
+#[test]
 fn what_is_lost_while_it_is_synced_is_not_noted_as_durable() {
     let (s, mut st, mut keeper, key, hash) = ready();
     let p = PieceIndex::new;

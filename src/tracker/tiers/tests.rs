@@ -97,7 +97,19 @@ fn a_quiet_life() {
 
 #[test]
 fn intervals_are_clamped() {
-    for (given, want) in [(Some(0), 60), (Some(59), 60), (Some(61), 61), (Some(1 << 31), 86_400), (None, 1800)] {
+    let (least, most) = limits::ANNOUNCE_INTERVAL;
+    let (least, most) = (least.as_secs(), most.as_secs());
+    assert_eq!((least, most), (60, 86_400));
+    for (given, want) in [
+        (Some(0), least),
+        (Some(least - 1), least),
+        (Some(least), least),
+        (Some(least + 1), least + 1),
+        (Some(most), most),
+        (Some(most + 1), most),
+        (Some(1 << 31), most),
+        (None, 1800),
+    ] {
         let mut d = Desk::started(&[&["a"]]);
         d.due(0);
         d.reply(0, &Reply { interval: given.map(Duration::from_secs), ..Reply::default() });
@@ -337,8 +349,11 @@ fn leaving_waits_for_what_is_under_way() {
     assert_eq!((d.due(1), d.tiers.idle(), d.tiers.deadline()), ("-".into(), false, Some(at(3))));
     d.reply(2, &interval(600));
     assert_eq!(d.due(2), "a stopped");
-    assert_eq!(d.tiers.deadline(), Some(at(7)));
-    assert_eq!((d.due(7), d.tiers.idle()), ("-".into(), true));
+    let end = at(2) + limits::TRACKER_STOP;
+    assert_eq!(d.tiers.deadline(), Some(end));
+    let mut due = |now| (d.tiers.poll(now).is_some(), d.tiers.idle());
+    assert_eq!(due(Instant::from_micros(end.as_micros() - 1)), (false, false));
+    assert_eq!(due(end), (false, true));
     // Its answer comes too late to matter.
     d.tiers.on_reply(at(8), TrackerIdx(0), &interval(600));
     assert!(d.tiers.idle());

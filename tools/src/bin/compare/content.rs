@@ -97,6 +97,11 @@ impl Content {
         Ok(path)
     }
 
+    /// Whether it is a folder of files.
+    pub(crate) const fn is_many(&self) -> bool {
+        self.files > 1
+    }
+
     /// The files below `dir` with their ranges.
     fn files(&self, dir: &Path) -> impl Iterator<Item = (PathBuf, u64, u64)> + '_ {
         let root = dir.join(self.name);

@@ -1,9 +1,9 @@
-//! What one thread needs without any protocol: receive in large calls, hash four pieces at once, write each piece once.
+//! What one thread needs without any protocol: receive in large calls, hash as many pieces at once as pays, write each piece once.
 
 use super::content::{BLOCK, Content, PIECE};
 use super::measure::{Figures, thread_cpu};
 use super::nullpeer::{self, STRIDE};
-use btmio::storage::lanes::Lanes;
+use btmio::storage::lanes::{Lanes, MAX_LANES};
 use std::io::{self, IoSliceMut, Read};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
@@ -36,12 +36,12 @@ pub(crate) fn limit(content: &Content, dir: &Path) -> Result<Figures, String> {
     if rustix::fs::fstatfs(file.as_fd()).is_ok_and(|s| s.f_type as u32 != TMPFS) {
         let _ = rustix::fs::fallocate(file.as_fd(), rustix::fs::FallocateFlags::empty(), 0, content.len());
     }
-    let lanes = Lanes::new(4);
-    let mut pieces = vec![vec![0; PIECE]; 4];
+    let lanes = Lanes::new(MAX_LANES);
+    let mut pieces = vec![vec![0; PIECE]; lanes.width()];
     let mut headers = vec![[0; 13]; STRIDE];
     let mut p = 0;
     while p < content.pieces {
-        let n = (content.pieces - p).min(4) as usize;
+        let n = (content.pieces - p).min(pieces.len() as u64) as usize;
         for piece in &mut pieces[..n] {
             let mut parts: Vec<IoSliceMut<'_>> = headers
                 .iter_mut()
