@@ -2,7 +2,8 @@
 //!
 //! Of a file that loses more than [`MOST`] pieces so the disk is to be believed no more, and the torrent fails.
 //!
-//! Invariants: a piece that is lost is neither had nor durable, and nobody waits to be given it.
+//! Invariants: a piece that is lost is neither had nor durable, and no block of it waits to be given to anybody: the
+//! bytes at its place are about to be overwritten, unverified.
 
 use super::*;
 use crate::api::Note;
@@ -29,26 +30,9 @@ impl Torrent {
         self.safe.lose(piece);
         self.note(cx, Note::Lost(piece));
         files.iter().for_each(|f| self.missing[*f] += 1);
-        for i in 0..self.peers.len() {
-            let conn = self.peers[i];
+        for conn in self.peers.clone() {
             self.recount_wanted(cx, conn);
-            let Some(peer) = cx.peer(conn) else { continue };
-            let fast = peer.fast;
-            let (gone, kept) = match peer.trade.made() {
-                Some(trade) => std::mem::take(&mut trade.serving).into_iter().partition(|b| b.piece == piece),
-                None => (VecDeque::new(), VecDeque::new()),
-            };
-            if let Some(trade) = peer.trade.made() {
-                trade.serving = kept;
-            }
-            let id = peer.ext.get(Ext::DontHave);
-            cx.stats.requests_in -= gone.len();
-            if let Some(id) = id {
-                cx.send(conn, &Message::Extended { id, payload: &piece.get().to_be_bytes() });
-            }
-            for block in gone.into_iter().filter(|_| fast) {
-                cx.send(conn, &Message::Reject(block));
-            }
+            self.deny(cx, conn, piece);
         }
         if !self.is_complete() {
             if let Some(since) = self.seeding_since.take() {
@@ -60,5 +44,33 @@ impl Torrent {
         self.mark_dirty(cx);
         self.kick = true;
         self.kick_idle(cx);
+    }
+
+    /// Gives a peer nothing of a piece any more, whatever it has asked for, and says so.
+    fn deny(&mut self, cx: &mut Cx<'_>, conn: ConnKey, piece: PieceIndex) {
+        let Some(peer) = cx.peer(conn) else { return };
+        let Ok(mut gone) = peer.outbox.withdraw(piece) else {
+            // The rest of a block that has begun to leave cannot be said any more.
+            return self.close(cx, conn, CloseReason::Disk);
+        };
+        let (fast, id) = (peer.fast, peer.ext.get(Ext::DontHave));
+        let mut waiting = 0;
+        if let Some(trade) = peer.trade.made() {
+            let (denied, kept) = std::mem::take(&mut trade.serving).into_iter().partition(|b| b.piece == piece);
+            let denied: VecDeque<Block> = denied;
+            (trade.serving, waiting) = (kept, denied.len());
+            gone.extend(denied);
+        }
+        cx.stats.requests_in -= waiting;
+        if !fast && !gone.is_empty() {
+            // It would wait for them; the next handshake tells it what there is.
+            return self.close(cx, conn, CloseReason::Disk);
+        }
+        if let Some(id) = id {
+            cx.send(conn, &Message::Extended { id, payload: &piece.get().to_be_bytes() });
+        }
+        for block in gone {
+            cx.send(conn, &Message::Reject(block));
+        }
     }
 }
