@@ -1,3 +1,5 @@
+//! Blocks that do not come into the cache, and one that cannot be read at all.
+
 use super::*;
 use crate::id::BLOCK_LEN;
 use crate::storage::tests::{Rig, T, TempDir, layout, p};
