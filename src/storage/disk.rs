@@ -14,6 +14,7 @@
 //!
 //! Invariants ([`Disk::invariants`]): those of the pool; every extent belongs to a torrent that is open.
 
+use super::cold::Colds;
 use super::extents::{ExtentKey, Pool};
 use super::files::{Files, ReadEnd, Torrent};
 use super::flight::Flights;
@@ -41,6 +42,7 @@ pub struct Disk {
     pub(super) syncs: Syncs,
     pub(super) hand: Hand,
     pub(super) flights: Flights,
+    pub(super) colds: Colds,
     pub(super) writer: Writer,
 }
 
@@ -73,6 +75,7 @@ impl Disk {
             hasher: Hasher::new(Lanes::new(config.hash_lanes), config.hash_patience),
             syncs: Syncs::default(),
             hand,
+            colds: Colds::default(),
             writer: config.writer,
             flights: Flights::new(config.unwritten.min(config.gather_limit / 2).max(64 << 10)),
         }
@@ -244,6 +247,7 @@ impl Disk {
         self.hasher.forget_done(t);
         self.syncs.forget(t);
         self.flights.orphan(t);
+        self.colds.forget(t, None);
         self.windows.drop_of(t, None);
         self.files.remove(t)
     }
@@ -569,6 +573,7 @@ impl Storage for Disk {
     }
 
     fn hash(&mut self, t: TorrentKey, piece: PieceIndex, expected: [u8; 20], want_blocks: bool) {
+        self.colds.forget(t, Some(piece));
         self.queue_hash(t, piece, expected, want_blocks);
     }
 
@@ -598,6 +603,9 @@ impl Storage for Disk {
     }
 
     fn lend(&mut self, t: TorrentKey, block: Block, at: u32, max: u32, out: &mut PlaceList) -> Result<u32, DiskError> {
+        if let Some(e) = self.colds.error(t, block.piece, self.windows.now) {
+            return Err(e);
+        }
         let begin = block.begin + at;
         let (layout, max) = self.range(t, block.piece, begin, max)?;
         let offset = layout.piece_offset(block.piece) + u64::from(begin);
@@ -622,7 +630,7 @@ impl Storage for Disk {
                         Ok(Some(ReadEnd::Whole)) => {}
                         Ok(None) => {
                             out.pop();
-                            return Ok(done);
+                            break;
                         }
                         Ok(Some(ReadEnd::Short(kind, file))) => {
                             out.pop();
@@ -640,6 +648,10 @@ impl Storage for Disk {
             if n < len {
                 break;
             }
+        }
+        match done {
+            0 => self.wait_for(t, block, at),
+            _ => self.colds.warm(t, block),
         }
         Ok(done)
     }
