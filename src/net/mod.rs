@@ -10,6 +10,7 @@
 //! It keeps each torrent's resume record in the state folder, if it has one.
 
 mod bound;
+mod clock;
 mod interfaces;
 mod late;
 mod link;
@@ -49,6 +50,7 @@ use crate::storage::helper::{Hand, Helper};
 use crate::storage::{Disk, Done, OpenSpec, Storage, StorageConfig};
 use crate::time::{Duration, Instant, earlier};
 use bound::Bound;
+use clock::Clock;
 use late::AllLate;
 use link::Link;
 use listen::Listeners;
@@ -181,7 +183,7 @@ pub enum Turn {
 pub struct Loop {
     poll: Poll,
     events: Events,
-    start: std::time::Instant,
+    clock: Clock,
     now: Instant,
     session: Session,
     disk: Disk,
@@ -248,7 +250,7 @@ impl Loop {
         Ok(Self {
             poll,
             events: Events::with_capacity(256),
-            start: std::time::Instant::now(),
+            clock: Clock::start(),
             now: Instant::ZERO,
             session,
             disk: Disk::with_helper(config.storage, helper.hand()),
@@ -278,8 +280,7 @@ impl Loop {
     }
 
     fn read_clock(&mut self) {
-        let us = u64::try_from(self.start.elapsed().as_micros()).unwrap_or(u64::MAX);
-        self.now = Instant::from_micros(us);
+        self.now = self.clock.now();
     }
 
     /// The loop's time, as of the last turn or command.
@@ -422,8 +423,7 @@ impl Loop {
         let at = earlier(at, self.patience.filter(|_| self.is_writing()));
         let at = earlier(at, self.network.timeout());
         let at = earlier(earlier(at, self.held.1), self.accept_again)?;
-        let elapsed = u64::try_from(self.start.elapsed().as_micros()).unwrap_or(u64::MAX);
-        Some(at - Instant::from_micros(elapsed))
+        Some(at - self.clock.now())
     }
 
     /// Waits for events, at most `timeout` (`None`: as long as nothing is due), and handles what
@@ -480,8 +480,7 @@ impl Loop {
             || self.disk_more
             || self.hears()
             || self.accept_again.is_some_and(|at| at <= self.now);
-        let end = u64::try_from(self.start.elapsed().as_micros()).unwrap_or(u64::MAX);
-        self.turns.add(Instant::from_micros(end) - self.now);
+        self.turns.add(self.clock.now() - self.now);
         Ok(if more { Turn::More } else { Turn::Idle })
     }
 
