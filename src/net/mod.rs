@@ -149,9 +149,10 @@ impl LoopConfig {
     pub const MEMORY_LEAST: usize = 1 << 20;
 
     /// Fits everything that grows with speed, or with the number of peers, into about `bytes`: payload that waits to
-    /// be hashed and written, mapped windows, outstanding requests, connections.
+    /// be hashed and written, mapped windows, outstanding requests, connections, answers that peers do not read.
     ///
-    /// A half and an eighth is for payload; as much as the rest is mapped, and given back under pressure.
+    /// A half and an eighth is for payload, an eighth for answers; as much as a half is mapped, and given back under
+    /// pressure. With what torrents and connections themselves take, the heap stays below twice that.
     #[must_use]
     pub fn with_memory(mut self, bytes: usize) -> Self {
         let bytes = bytes.clamp(Self::MEMORY_LEAST, Self::MEMORY);
@@ -159,6 +160,9 @@ impl LoopConfig {
         self.storage.gather_limit = (bytes / 8 * 5).min(storage.gather_limit);
         self.storage.map_limit = (bytes / 2).min(storage.map_limit);
         self.storage.window = (self.storage.map_limit / 8).next_power_of_two().clamp(64 << 10, storage.window);
+        // 12 bytes each.
+        self.session.requests_in_total = (bytes / 128).min(self.session.requests_in_total);
+        self.session.outbox_total = (bytes / 8).min(self.session.outbox_total);
         if bytes < Self::MEMORY / 2 {
             // A peer costs about a kilobyte, and 24 bytes for each request.
             let peers = bytes / (32 << 10);
