@@ -184,6 +184,10 @@ pub enum Turn {
 }
 
 /// A session with sockets and files.
+///
+/// It may be dropped at any time, as a process may be killed: what was saved is there at the next start. After a
+/// `fork` the child may drop its copy, or become another program, but not turn it: nothing is handed down to another
+/// program. No signal is handled, unless [`guard::install`](crate::storage::guard::install) was called.
 pub struct Loop {
     poll: Poll,
     events: Events,
@@ -432,6 +436,11 @@ impl Loop {
 
     /// Waits for events, at most `timeout` (`None`: as long as nothing is due), and handles what
     /// there is.
+    ///
+    /// # Errors
+    /// The poll itself has failed: somebody has closed its descriptor, or opened something else with its number. The
+    /// loop is of no more use. What befalls other descriptors is told as that of a connection or a torrent. (With
+    /// debug assertions the standard library ends a process that closes a descriptor of its own twice.)
     pub fn turn(&mut self, timeout: Option<Duration>) -> io::Result<Turn> {
         let wait = match (timeout, self.timeout()) {
             (Some(a), Some(b)) => Some(a.min(b)),
