@@ -321,7 +321,7 @@ fn capped() {
     CAP.store(mib << 20, Ordering::Relaxed);
     MOST.store(0, Ordering::Relaxed);
     let mut node = Node::with(|c| {
-        *c = std::mem::take(c).with_memory(mib << 19);
+        *c = std::mem::take(c).with_memory(mib << 18);
         // Whoever is choked cannot let much wait.
         c.session.unchoke_slots = 64;
     });

@@ -152,7 +152,7 @@ impl LoopConfig {
     /// be hashed and written, mapped windows, outstanding requests, connections, answers that peers do not read.
     ///
     /// A half and an eighth is for payload, an eighth for answers; as much as a half is mapped, and given back under
-    /// pressure. With what torrents and connections themselves take, the heap stays below twice that.
+    /// pressure. With what torrents and connections themselves take, the heap stays below four times that.
     #[must_use]
     pub fn with_memory(mut self, bytes: usize) -> Self {
         let bytes = bytes.clamp(Self::MEMORY_LEAST, Self::MEMORY);
