@@ -751,6 +751,15 @@ pub enum Input {
         /// The piece; `None` is every piece that is not verified.
         piece: Option<PieceIndex>,
     },
+    /// A verified piece cannot be read any more, for a fault of the device: it is fetched again.
+    PieceUnreadable {
+        /// The torrent.
+        torrent: TorrentKey,
+        /// The piece.
+        piece: PieceIndex,
+        /// Why, and where.
+        error: String,
+    },
     /// What [`Action::Remember`] asked for is done, or could not be.
     Remembered {
         /// The torrent.

@@ -15,7 +15,7 @@ use std::io;
 
 use crate::api::{CloseReason, ErrorKind, FileStamp, Input, Want};
 use crate::config::limits;
-use crate::id::{Block, ConnKey, TorrentKey};
+use crate::id::{Block, ConnKey, PieceIndex, TorrentKey};
 use crate::session::{Chunk, Session};
 use crate::storage::{DiskError, DiskErrorKind, IoVecs, PlaceList, Storage};
 use crate::time::Instant;
@@ -376,6 +376,15 @@ fn feed_all(s: &mut Session, storage: &mut dyn Storage, now: Instant, conn: Conn
     messages
 }
 
+/// A piece cannot be read for a peer, which cannot be told so any more.
+fn unreadable(s: &mut Session, now: Instant, conn: ConnKey, (torrent, piece): (TorrentKey, PieceIndex), e: &DiskError) {
+    match e.kind {
+        DiskErrorKind::Io => s.handle(now, Input::PieceUnreadable { torrent, piece, error: e.to_string() }),
+        _ => disk_failed(s, now, torrent, e),
+    }
+    s.unreadable(now, conn);
+}
+
 /// Sends on one connection.
 pub fn send(
     s: &mut Session,
@@ -390,7 +399,7 @@ pub fn send(
     loop {
         let until = s.offer(now, conn);
         plan.begin();
-        let (mut failed, mut cold) = (None, false);
+        let (mut failed, mut cold, mut first) = (None, false, None);
         for chunk in s.chunks(conn) {
             if plan.room() < 8 || plan.total() >= OFFER {
                 break;
@@ -402,22 +411,22 @@ pub fn send(
                     }
                 }
                 Chunk::Block { torrent, block, at } => match storage.lend(torrent, block, at, block.len - at, plan) {
-                    Ok(n) if n == block.len - at => {}
+                    Ok(n) if n == block.len - at => _ = first.get_or_insert((torrent, block.piece)),
                     Ok(n) => {
+                        first = first.or(Some((torrent, block.piece)));
                         cold = n == 0;
                         break;
                     }
                     Err(e) => {
-                        failed = Some((torrent, e));
+                        failed = Some((torrent, block.piece, e));
                         break;
                     }
                 },
             }
         }
         if plan.is_empty() {
-            if let Some((torrent, e)) = failed {
-                disk_failed(s, now, torrent, &e);
-                s.unreadable(now, conn);
+            if let Some((torrent, piece, e)) = failed {
+                unreadable(s, now, conn, (torrent, piece), &e);
                 return Outcome::Ended(None);
             }
             if cold {
@@ -430,8 +439,13 @@ pub fn send(
             Ok(n) => n,
             Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
             Err(e) if is_fault(&e) => {
-                log::warn!("{}", storage.fault(plan));
-                s.unreadable(now, conn);
+                match (storage.fault(plan), first) {
+                    (e, Some(first)) if e.kind == DiskErrorKind::Io => unreadable(s, now, conn, first, &e),
+                    (e, _) => {
+                        log::warn!("{e}");
+                        s.unreadable(now, conn);
+                    }
+                }
                 return Outcome::Ended(None);
             }
             Err(e) => return ended(&e),

@@ -2,13 +2,13 @@
 //!
 //! Blocks are queued as coordinates and filled in by the pump when the socket can take them, so
 //! payload is never held here. The order of the queue is the order on the wire; a block that has
-//! begun to leave cannot be taken back, one that has not can (BEP 3 `cancel`).
+//! begun to leave cannot be taken back, one that has not can ([`Outbox::withdraw`]).
 
 use std::collections::VecDeque;
 
-use crate::id::{Block, TorrentKey};
+use crate::id::{Block, PieceIndex, TorrentKey};
 use crate::lazy::Empty;
-use crate::wire::{self, Message};
+use crate::wire::{self, Message, PIECE_HEADER_LEN};
 
 /// The next bytes to send, or where they rest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,6 +96,56 @@ impl Outbox {
         self.push_bytes(&wire::piece_header(&block));
         self.items.push_back(Item::Block { block, at: 0 });
         self.payload += u64::from(block.len);
+    }
+
+    /// Takes back the `piece` messages for blocks of this piece and returns the blocks.
+    ///
+    /// # Errors
+    /// One of them has begun to leave, which nothing but closing the connection can end; nothing is taken back then.
+    pub fn withdraw(&mut self, piece: PieceIndex) -> Result<Vec<Block>, Block> {
+        const HEADER: u32 = PIECE_HEADER_LEN as u32;
+        // Headers are the last bytes before their blocks, so only the first block can have begun.
+        let mut left = 0;
+        for item in &self.items {
+            match *item {
+                Item::Bytes(len) => left = len,
+                Item::Block { block, .. } if block.piece == piece && left < HEADER => return Err(block),
+                Item::Block { .. } => break,
+            }
+        }
+        if !self.items.iter().any(|i| matches!(i, Item::Block { block, .. } if block.piece == piece)) {
+            return Ok(Vec::new());
+        }
+        let (mut kept, mut gone, mut pos) = (Self::new(), Vec::new(), self.head);
+        for item in &self.items {
+            match *item {
+                Item::Bytes(len) => {
+                    kept.push_bytes(&self.bytes[pos..pos + len as usize]);
+                    pos += len as usize;
+                }
+                Item::Block { block, .. } if block.piece == piece => {
+                    kept.drop_last(HEADER);
+                    gone.push(block);
+                }
+                Item::Block { block, at } => {
+                    kept.items.push_back(Item::Block { block, at });
+                    kept.payload += u64::from(block.len - at);
+                }
+            }
+        }
+        *self = kept;
+        Ok(gone)
+    }
+
+    /// Takes the last `n` bytes back, of those that nothing was queued behind.
+    fn drop_last(&mut self, n: u32) {
+        self.bytes.truncate(self.bytes.len() - n as usize);
+        if let Some(Item::Bytes(len)) = self.items.back_mut() {
+            *len -= n;
+            if *len == 0 {
+                self.items.pop_back();
+            }
+        }
     }
 
     fn append(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
@@ -213,5 +263,56 @@ mod tests {
             })
             .collect();
         assert_eq!(all, b"defghi");
+    }
+
+    #[test]
+    fn blocks_of_a_piece_are_taken_back_with_their_headers() {
+        let piece = PieceIndex::new(1);
+        let queue = || {
+            let mut o = Outbox::default();
+            o.push_block(Block::new(0, 0, 9));
+            o.push(&Message::Unchoke);
+            o.push_block(Block::new(1, 0, 100));
+            o.push_block(Block::new(1, 100, 50));
+            o.push(&Message::Choke);
+            o.push_block(Block::new(2, 0, 7));
+            o
+        };
+        let whole = |o: &Outbox| -> Vec<u8> {
+            let bytes = |c| match c {
+                Chunk::Bytes(b) => b.to_vec(),
+                Chunk::Block { block, at, .. } => vec![b'0' + block.piece.get() as u8; (block.len - at) as usize],
+            };
+            o.chunks(TorrentKey::new(0, 0)).flat_map(bytes).collect()
+        };
+        let mut wanted = Outbox::default();
+        wanted.push_block(Block::new(0, 0, 9));
+        wanted.push(&Message::Unchoke);
+        wanted.push(&Message::Choke);
+        wanted.push_block(Block::new(2, 0, 7));
+        let wanted = whole(&wanted);
+        let left = 13 + 9 + 5;
+        for n in 0..left {
+            let mut o = queue();
+            o.sent(n);
+            assert_eq!(o.withdraw(piece), Ok(vec![Block::new(1, 0, 100), Block::new(1, 100, 50)]), "{n}");
+            assert_eq!(
+                (whole(&o), o.payload_len()),
+                (wanted[n..].to_vec(), 7 + (9 - n.saturating_sub(13).min(9)) as u64)
+            );
+            assert_eq!(o.withdraw(piece), Ok(vec![]));
+        }
+        for n in left + 1..left + 13 + 100 {
+            let mut o = queue();
+            o.sent(n);
+            let before = whole(&o);
+            assert_eq!(o.withdraw(piece), Err(Block::new(1, 0, 100)), "{n}");
+            assert_eq!(whole(&o), before);
+        }
+        // The first is gone, the second may go.
+        let mut o = queue();
+        o.sent(left + 13 + 100);
+        assert_eq!(o.withdraw(piece), Ok(vec![Block::new(1, 100, 50)]));
+        assert_eq!(whole(&o), wanted[left..]);
     }
 }

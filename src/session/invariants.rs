@@ -4,7 +4,7 @@ use super::Session;
 use crate::bitfield::Bitfield;
 use crate::config::limits;
 use crate::id::TorrentKey;
-use crate::peer::Conn;
+use crate::peer::{Chunk, Conn};
 
 impl Session {
     /// The pieces of a torrent that are verified.
@@ -34,6 +34,13 @@ impl Session {
                 let t = p.torrent.and_then(|k| self.torrents.get(k)).expect("a live peer has a torrent");
                 assert_eq!(p.have.len(), if t.is_active() { t.layout.pieces() } else { 0 });
                 assert!(p.trade.info_wanted.len() <= limits::METADATA_REQUESTS);
+                let queued = p.outbox.chunks(t.key).filter_map(|c| match c {
+                    Chunk::Block { block, .. } => Some(block),
+                    Chunk::Bytes(_) => None,
+                });
+                for block in queued.chain(p.trade.serving.iter().copied()) {
+                    assert!(t.picker.have().get(block.piece), "{block:?} is to be given to {} and not had", p.addr);
+                }
             }
         }
         assert!(held <= self.config.outbox_total + limits::OUTBOX, "{held} bytes wait");

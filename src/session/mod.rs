@@ -469,6 +469,9 @@ impl Session {
             Input::PieceLost { torrent, piece } => {
                 let _ = self.command(now, torrent, |t, cx| t.on_piece_lost(cx, piece));
             }
+            Input::PieceUnreadable { torrent, piece, error } => {
+                let _ = self.command(now, torrent, |t, cx| t.on_unreadable(cx, piece, error));
+            }
             Input::Synced { torrent, ticket, result } => {
                 let _ = self.command(now, torrent, |t, cx| t.on_synced(cx, ticket, result));
             }

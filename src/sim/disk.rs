@@ -14,7 +14,7 @@
 //! block placed over one that is complete, bytes that land out of order, a piece lent that is not good,
 //! a wrong hash asked for, and bytes that differ though an honest peer sent them are violations.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use super::content::{digest, mix, piece_hash, table, truth, window};
@@ -29,6 +29,8 @@ use crate::torrent::layout::Layout;
 
 /// Bytes that one plan can place.
 const LANDING: usize = 1 << 20;
+/// Blocks that one plan lends, at most.
+const LENT: usize = 64;
 
 /// What goes wrong, in thousandths of the calls concerned.
 #[derive(Clone, Copy, Default, Debug)]
@@ -82,6 +84,10 @@ pub(super) struct SimDisk {
     /// Syncs under way: when each is over, and what it covers.
     syncs: VecDeque<(Instant, TorrentKey, u32, u64)>,
     planned: Vec<Planned>,
+    /// Pieces that were lent last.
+    lent: VecDeque<PieceIndex>,
+    /// Pieces of which a read has failed: the session fetches them again.
+    unreadable: BTreeSet<PieceIndex>,
     /// The plan is being carried out: the next `place` begins another.
     sealed: bool,
     used: usize,
@@ -117,6 +123,8 @@ impl SimDisk {
             done: VecDeque::new(),
             syncs: VecDeque::new(),
             planned: Vec::new(),
+            lent: VecDeque::new(),
+            unreadable: BTreeSet::new(),
             sealed: false,
             used: 0,
             dirty: 0,
@@ -222,7 +230,7 @@ impl SimDisk {
     /// Bytes of a piece have come, from `begin` on.
     fn land(&mut self, piece: PieceIndex, mut begin: u32, mut data: &[u8]) {
         if let Some(since) = self.platter.good_since(piece) {
-            if since == self.epoch {
+            if since == self.epoch && !self.unreadable.contains(&piece) {
                 return self.violation(format!("bytes land in piece {piece}, which is good"));
             }
             // The session has forgotten that it is good, and fetches it again.
@@ -317,6 +325,7 @@ impl SimDisk {
         }
         match self.write_out(piece) {
             Ok(()) => {
+                self.unreadable.remove(&piece);
                 self.platter.settle(piece, self.epoch);
                 self.done.push_back(Done::Hashed { torrent, piece, ok, blocks: digests });
             }
@@ -384,7 +393,8 @@ impl Storage for SimDisk {
         }
         let begin = block.begin + at;
         let has = self.holds(block.piece, Self::index(block.begin));
-        if (has.upto == block.len && has.epoch == self.epoch) || (at > 0 && has.upto != at && has.odd != GONE) {
+        let kept = has.epoch == self.epoch && !self.unreadable.contains(&block.piece);
+        if (has.upto == block.len && kept) || (at > 0 && has.upto != at && has.odd != GONE) {
             let p = block.piece;
             self.violation(format!("a place is asked for {at} of {block:?}, which has {} of piece {p}", has.upto));
         }
@@ -412,6 +422,8 @@ impl Storage for SimDisk {
     }
 
     fn fault(&mut self, _plan: &PlaceList) -> DiskError {
+        // One of these: the session knows which.
+        self.unreadable.extend(self.lent.drain(..));
         Self::error(DiskErrorKind::Io, "access mapping")
     }
 
@@ -492,7 +504,12 @@ impl Storage for SimDisk {
             self.violation(format!("{block:?} is lent, and the piece is not good"));
         }
         if self.strikes(self.faults.read) {
+            self.unreadable.insert(block.piece);
             return Err(Self::error(DiskErrorKind::Io, "read"));
+        }
+        self.lent.push_back(block.piece);
+        if self.lent.len() > LENT {
+            self.lent.pop_front();
         }
         let (mut begin, mut left) = (block.begin + at, max);
         while left > 0 && out.room() > 0 {

@@ -237,7 +237,21 @@ impl Plan {
         plan.draw_weather(rng);
         plan.draw_faults(rng);
         plan.ask(rng);
+        plan.look_again();
         plan
+    }
+
+    /// What the first could not read any more nobody else may have. When its disk can be read again, its owner has it
+    /// look.
+    fn look_again(&mut self) {
+        let unreadable = |f: &Fault| matches!(f.what, What::Disk(0, d) if d.read > 0 || d.fault > 0);
+        if self.faults.iter().any(unreadable) {
+            // What it failed with is over by then.
+            let after = Duration::from_secs(60);
+            self.heal += after;
+            self.deadline += after;
+            self.faults.push(Fault { at: self.heal, until: self.heal, what: What::Verify(0) });
+        }
     }
 
     /// What is wrong from the beginning: how many of each kind there are.

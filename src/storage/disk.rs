@@ -14,6 +14,7 @@
 //!
 //! Invariants ([`Disk::invariants`]): those of the pool; every extent belongs to a torrent that is open.
 
+use super::cold::Colds;
 use super::extents::{ExtentKey, Pool};
 use super::files::{Files, ReadEnd, Torrent};
 use super::flight::Flights;
@@ -40,6 +41,7 @@ pub struct Disk {
     pub(super) syncs: Syncs,
     pub(super) hand: Hand,
     pub(super) flights: Flights,
+    pub(super) colds: Colds,
     pub(super) writer: Writer,
 }
 
@@ -66,6 +68,7 @@ impl Disk {
             hasher: Hasher::new(Lanes::new(config.hash_lanes)),
             syncs: Syncs::default(),
             hand,
+            colds: Colds::default(),
             writer: config.writer,
             flights: Flights::new(config.unwritten.min(config.gather_limit / 2).max(64 << 10)),
         }
@@ -237,6 +240,7 @@ impl Disk {
         self.hasher.forget_done(t);
         self.syncs.forget(t);
         self.flights.orphan(t);
+        self.colds.forget(t, None);
         self.windows.drop_of(t, None);
         self.files.remove(t)
     }
@@ -562,6 +566,7 @@ impl Storage for Disk {
     }
 
     fn hash(&mut self, t: TorrentKey, piece: PieceIndex, expected: [u8; 20], want_blocks: bool) {
+        self.colds.forget(t, Some(piece));
         self.queue_hash(t, piece, expected, want_blocks);
     }
 
@@ -590,6 +595,9 @@ impl Storage for Disk {
     }
 
     fn lend(&mut self, t: TorrentKey, block: Block, at: u32, max: u32, out: &mut PlaceList) -> Result<u32, DiskError> {
+        if let Some(e) = self.colds.error(t, block.piece, self.windows.now) {
+            return Err(e);
+        }
         let begin = block.begin + at;
         let (layout, max) = self.range(t, block.piece, begin, max)?;
         let offset = layout.piece_offset(block.piece) + u64::from(begin);
@@ -614,7 +622,7 @@ impl Storage for Disk {
                         Ok(Some(ReadEnd::Whole)) => {}
                         Ok(None) => {
                             out.pop();
-                            return Ok(done);
+                            break;
                         }
                         Ok(Some(ReadEnd::Short(kind, file))) => {
                             out.pop();
@@ -632,6 +640,10 @@ impl Storage for Disk {
             if n < len {
                 break;
             }
+        }
+        match done {
+            0 => self.wait_for(t, block, at),
+            _ => self.colds.warm(t, block),
         }
         Ok(done)
     }

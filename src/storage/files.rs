@@ -666,15 +666,15 @@ impl Files {
         Ok(None)
     }
 
-    /// The descriptor and the offset for bytes that have to be fetched from the disk; `None` when they are cached, when
+    /// The descriptor and the place of bytes that have to be fetched from the disk; `None` when they are cached, when
     /// that cannot be found out, or when something is wrong with them, which the read itself tells. `buf` is used up.
-    pub(super) fn cold(&mut self, t: TorrentKey, offset: u64, buf: &mut [u8]) -> Option<(Arc<File>, u64)> {
+    pub(super) fn cold(&mut self, t: TorrentKey, offset: u64, buf: &mut [u8]) -> Option<(Arc<File>, Span)> {
         let layout = Arc::clone(&self.get(t)?.layout);
         for span in layout.spans(offset, buf.len() as u64).filter(|s| !s.pad) {
             let slot = self.slot(t, span.file, false).ok()?;
             if self.is_cold(slot, span.at, &mut buf[..span.len as usize]) {
                 let handle = &self.open[slot].as_ref()?.handle;
-                return Some((Arc::clone(handle), span.at));
+                return Some((Arc::clone(handle), span));
             }
         }
         None

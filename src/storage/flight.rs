@@ -28,6 +28,7 @@ use super::extents::ExtentKey;
 use super::helper::Job;
 use super::{DiskError, Done, Writer, sys};
 use crate::id::{FileIndex, PieceIndex, TorrentKey};
+use crate::torrent::layout::Span;
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
 use std::io;
@@ -61,6 +62,7 @@ enum Errand {
     Space { t: TorrentKey, file: FileIndex },
     Sync { took: Arc<AtomicU64> },
     Read { t: TorrentKey, piece: PieceIndex },
+    Wanted { t: TorrentKey, file: FileIndex },
 }
 
 /// An extent under way.
@@ -158,7 +160,7 @@ impl Flights {
         let Some(&last) = self.marks.get(&t) else { return false };
         self.errands.range(..=last).any(|(_, e)| match e {
             Errand::Write { t: of, .. } | Errand::Space { t: of, .. } => *of == t,
-            Errand::Sync { .. } | Errand::Read { .. } => false,
+            Errand::Sync { .. } | Errand::Read { .. } | Errand::Wanted { .. } => false,
         })
     }
 
@@ -247,6 +249,12 @@ impl Disk {
             Ok(())
         };
         self.send(self.files.lane_of(t), Errand::Read { t, piece }, Box::new(job))
+    }
+
+    /// Has bytes that a peer waits for read; whether that was possible comes to [`Disk::wanted_read`].
+    pub(super) fn send_wanted(&mut self, t: TorrentKey, handle: Arc<File>, span: Span) -> u64 {
+        let job = move || handle.read_exact_at(&mut vec![0; usize::try_from(span.len).unwrap_or(0)], span.at);
+        self.send(self.files.lane_of(t), Errand::Wanted { t, file: span.file }, Box::new(job))
     }
 
     /// Sends an extent's valid ranges on their way and puts it out of use.
@@ -364,6 +372,7 @@ impl Disk {
                     self.sync_over(id, &result, took);
                 }
                 Some(Errand::Read { t, piece }) => self.hasher.read_ahead(t, piece, id),
+                Some(Errand::Wanted { t, file }) => self.wanted_read(id, t, file, result),
                 None => {}
             }
         }

@@ -21,6 +21,7 @@ use super::files::ReadEnd;
 use super::lanes::{INTERLEAVED, Lanes, MAX_LANES, Sha1};
 use super::{DiskError, Done};
 use crate::id::{BLOCK_LEN, PieceIndex, TorrentKey};
+use crate::torrent::layout::Span;
 use std::collections::{BTreeMap, VecDeque};
 
 /// Bytes of one read when a piece is hashed from its files. One for each lane stays in a second-level cache.
@@ -355,7 +356,7 @@ impl Disk {
         if !at_rest || !self.hand.is_threaded() || job.at < job.cached {
             return false;
         }
-        let Some((handle, at)) = self.files.cold(job.t, offset, buf) else { return false };
+        let Some((handle, Span { at, .. })) = self.files.cold(job.t, offset, buf) else { return false };
         let len = (job.until - job.at).min(AHEAD);
         job.cached = job.at + buf.len().max(len as usize) as u32;
         job.reading = Some(self.send_read(job.t, job.piece, handle, at, len as usize));

@@ -46,6 +46,7 @@
 //! - Buffers, windows and descriptors in use never exceed their limits by more than one.
 //! - Nothing outside a torrent's folder is ever opened, and no link is followed below it.
 
+mod cold;
 mod disk;
 mod error;
 mod extents;

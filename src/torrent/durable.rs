@@ -73,6 +73,15 @@ impl Durable {
         all
     }
 
+    /// A piece is not there any more.
+    pub(super) fn lose(&mut self, piece: PieceIndex) {
+        self.pieces.clear(piece);
+        self.fresh.retain(|p| *p != piece);
+        if let Some(pieces) = &mut self.under_way {
+            pieces.retain(|p| *p != piece);
+        }
+    }
+
     /// Nothing is known any more, about to be found out again.
     pub(super) fn restart(&mut self, pieces: u32) {
         let Self { closing, reopen, ticket, .. } = *self;

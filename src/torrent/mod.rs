@@ -34,6 +34,7 @@ mod retry;
 mod serve;
 mod suspects;
 pub mod swarm;
+mod unreadable;
 mod unwritable;
 
 use std::collections::VecDeque;
@@ -200,6 +201,8 @@ pub struct Torrent {
     retry: retry::Retry,
     /// Something that had come was lost, and it is not known what: see [`Input::PieceLost`](crate::api::Input).
     unsure: bool,
+    /// Files of pieces that could not be read any more, one entry for each.
+    unreadable: Vec<usize>,
     /// It can only be read.
     unwritable: Option<unwritable::Unwritable>,
     /// The timer that is armed for it.
@@ -259,6 +262,7 @@ impl Torrent {
             kick: false,
             retry: retry::Retry::default(),
             unsure: false,
+            unreadable: Vec::new(),
             unwritable: None,
             timer: Instant::FAR,
             garbled: add.resume.is_some() && record.is_none(),

@@ -1,6 +1,7 @@
 //! btmio as a library, on the loopback device alone.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
 
 use btmio::net::{Loop, LoopConfig, PortChoice};
 
@@ -9,8 +10,16 @@ use btmio::net::{Loop, LoopConfig, PortChoice};
 /// # Errors
 /// It cannot listen.
 pub fn new_loop(up: Option<u64>) -> Result<Loop, String> {
-    let mut config =
-        LoopConfig { port: PortChoice::Exact(0), bind: vec![IpAddr::V4(Ipv4Addr::LOCALHOST)], ..LoopConfig::default() };
+    new_loop_with(up, None)
+}
+
+/// The same, and its state is kept in this folder.
+///
+/// # Errors
+/// It cannot listen, or the folder cannot be made.
+pub fn new_loop_with(up: Option<u64>, state_dir: Option<PathBuf>) -> Result<Loop, String> {
+    let (port, bind) = (PortChoice::Exact(0), vec![IpAddr::V4(Ipv4Addr::LOCALHOST)]);
+    let mut config = LoopConfig { port, bind, state_dir, ..LoopConfig::default() };
     config.session.up_limit = up;
     Loop::new(config).map_err(|e| e.to_string())
 }

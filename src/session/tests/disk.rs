@@ -108,6 +108,76 @@ fn while_the_disk_is_full_what_there_is_is_served_and_nothing_is_asked_for() {
 }
 
 #[test]
+fn a_piece_that_cannot_be_read_is_fetched_again_and_three_of_a_file_are_too_many() {
+    let c = Content::pieces(4, 1);
+    let (mut rig, t) = Rig::seed(&c);
+    let taker = rig.peer(t, 2, true);
+    rig.says(taker, &Message::Interested);
+    for piece in 0..3 {
+        let before = rig.status(t);
+        let error = format!("d/f: read: piece {piece}");
+        rig.s.handle(rig.now, Input::PieceUnreadable { torrent: t, piece: p(u32::from(piece)), error });
+        rig.drive();
+        if piece == 2 {
+            break;
+        }
+        assert!(rig.is_open(taker) && errors(&rig).is_empty());
+        let now = rig.status(t);
+        assert_eq!((now.state, now.have, now.durable), (State::Downloading, before.have - u64::from(B), now.have));
+        rig.says(taker, &Message::Request(blk(u32::from(piece), 0)));
+        assert_eq!(rig.said(taker).last().map(String::as_str), Some(&format!("reject {piece}.0")[..]));
+        let seeder = rig.seeder(t, 20 + piece);
+        let said = rig.said(seeder);
+        assert_eq!(requests(&said), [blk(u32::from(piece), 0)]);
+        rig.answers(seeder, &said);
+        assert_eq!(rig.status(t).state, State::Seeding);
+    }
+    assert_eq!((rig.status(t).state, errors(&rig)), (State::Error, vec![ErrorKind::FileIo]));
+}
+
+/// The bytes at the piece's place are overwritten from then on: nobody is given them.
+#[test]
+fn blocks_of_a_lost_piece_that_wait_for_other_sockets_are_taken_back() {
+    let c = Content::pieces(3, 2);
+    let (mut rig, t) = Rig::seed(&c);
+    let header = crate::wire::PIECE_HEADER_LEN;
+    // Whether it has the fast extension, and what its socket takes before the piece is lost, of 0.0, 1.0, 2.1, 1.1.
+    let block = header + B as usize;
+    let peers = [(true, 0), (true, block), (true, block + 1), (true, block + header), (true, 2 * block), (false, 0)];
+    let conns: Vec<_> = (1..).zip(peers).map(|(n, (fast, _))| rig.peer(t, n, fast)).collect();
+    let other = rig.peer(t, 10, false);
+    for (conn, takes) in conns.iter().copied().zip(peers.map(|p| p.1)).chain([(other, 0)]) {
+        rig.says(conn, &Message::Interested);
+        rig.said(conn);
+        assert!(!rig.p(conn).choking);
+        rig.wires.get_mut(&conn).unwrap().room = 0;
+        let blocks = [blk(0, 0), blk(1, 0), blk(2, 1), blk(1, 1)];
+        blocks.iter().filter(|b| conn != other || b.piece != p(1)).for_each(|b| rig.says(conn, &Message::Request(*b)));
+        rig.takes(conn, takes);
+        rig.takes(conn, 0);
+    }
+    rig.s.handle(rig.now, Input::PieceUnreadable { torrent: t, piece: p(1), error: "d/f: read".into() });
+    rig.drive();
+    rig.s.invariants();
+    let open: Vec<bool> = conns.iter().map(|c| rig.is_open(*c)).collect();
+    assert_eq!(open, [true, true, false, false, true, false], "a block half said, or no way to say no");
+    for conn in conns.iter().copied().filter(|c| rig.why_closed(*c).is_some()) {
+        assert_eq!(rig.why_closed(conn), Some(&CloseReason::Disk));
+    }
+    rig.disk.write(t, p(1), 0, &vec![0; 2 * B as usize]).unwrap();
+    for (i, said) in [
+        (0, &["piece 0.0", "piece 2.1", "reject 1.0", "reject 1.1"][..]),
+        (1, &["piece 0.0", "piece 2.1", "reject 1.0", "reject 1.1"]),
+        (4, &["piece 0.0", "piece 1.0", "piece 2.1", "reject 1.1"]),
+    ] {
+        rig.takes(conns[i], usize::MAX);
+        assert_eq!(rig.said(conns[i]), said, "{i}");
+    }
+    rig.takes(other, usize::MAX);
+    assert_eq!(rig.said(other), ["piece 0.0", "piece 2.1"]);
+}
+
+#[test]
 fn begun_on_a_full_disk_it_serves_what_is_there() {
     for had in [3, 0] {
         let c = Content::pieces(4, 1);

@@ -50,6 +50,12 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     let wanted: Vec<String> = std::env::args().skip(1).collect();
+    let (kinds, faults) = (Kind::ALL.map(Kind::name), Fault::ALL.map(Fault::name));
+    let known = |w: &&String| *w == "--" || kinds.contains(&w.as_str()) || faults.contains(&w.as_str());
+    if let Some(what) = wanted.iter().find(|w| !known(w)) {
+        eprintln!("fsmatrix: '{what}' is neither of {kinds:?} nor of {faults:?}");
+        return ExitCode::FAILURE;
+    }
     let asked = |name: &str, all: &[&str]| {
         wanted.iter().any(|w| w == name) || !wanted.iter().any(|w| all.contains(&w.as_str()))
     };
@@ -65,7 +71,6 @@ fn main() -> ExitCode {
         "{:10} {:10} {:6} {:>6} {:>8} {:>6} {:>8}  error",
         "fs", "fault", "clean", "other", "resumed", "wrong", "turn"
     );
-    let (kinds, faults) = (Kind::ALL.map(Kind::name), Fault::ALL.map(Fault::name));
     let mut bad = 0;
     for kind in Kind::ALL.into_iter().filter(|k| asked(k.name(), &kinds)) {
         for fault in Fault::ALL.into_iter().filter(|f| asked(f.name(), &faults)) {

@@ -131,6 +131,10 @@ impl Volume {
         let volume = Self { kind, fault, image, disk, below, at };
         volume.format()?;
         volume.mount(false)?;
+        // A volume that a fault makes anew, with a number of its own, is another one, and none that is to be found again.
+        for at in volume.below.iter().chain([&volume.at]) {
+            run("sync", &["-f", text(at)])?;
+        }
         Ok(volume)
     }
 

@@ -10,7 +10,7 @@
 //! ```
 //!
 //! The disk is a FUSE file below a loop device, with ext4 on it. During `write` and `hang` another torrent comes at
-//! 10 MB/s onto a plain folder: its rate is compared with what it was before. A turn is what the library counts as one
+//! 10 MB/s onto a plain folder: its rate is compared with what it was before. The state is on the bad disk too. A turn is what the library counts as one
 //! (`Loop::turn_times`), from the end of the wait to its end; a quantile is at most twice too large. Wants root,
 //! a release build and an otherwise quiet machine. `TMPDIR` names a folder on a fast disk.
 
@@ -32,7 +32,7 @@ use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 use tools::alone::alone;
 use tools::bad_disk::{BadDisk, serve_if_asked};
-use tools::local::new_loop;
+use tools::local::{new_loop, new_loop_with};
 use tools::payload::{bytes_of, single_file};
 use tools::process::program;
 
@@ -207,7 +207,7 @@ fn write(scratch: &Path, seeds: &[Seed; 2], hang: bool) -> Result<Row> {
     volume.disk.cap_dirty(16 << 20)?;
     volume.disk.tell("wbps", 10 * MB)?;
     let fast = scratch.join("fast");
-    let mut lp = new_loop(None)?;
+    let mut lp = new_loop_with(None, Some(volume.at.join("state")))?;
     let mut add = |seed: &Seed, dir: &Path, paused| {
         let add = Add { peers: vec![seed.addr], paused, ..Add::new(seed.meta.clone(), dir.to_owned()) };
         lp.add(add).map_err(|e| e.to_string())

@@ -89,11 +89,19 @@ fn anonymous(pid: u32) -> u64 {
     line.and_then(|l| l.trim().trim_end_matches(" kB").parse::<u64>().ok()).map_or(0, |k| k << 10)
 }
 
+/// What a peer has been asked for, and has given.
+#[derive(Default)]
+struct Given {
+    connections: AtomicU64,
+    bytes: AtomicU64,
+}
+
 /// Seeds to whoever connects, until that one leaves.
-fn seed(listener: &TcpListener, data: &[u8], hash: [u8; 20], sent: &AtomicU64) {
+fn seed(listener: &TcpListener, data: &[u8], hash: [u8; 20], given: &Given) {
     while let Ok((mut socket, _)) = listener.accept() {
+        given.connections.fetch_add(1, Ordering::Relaxed);
         // What ends it is the other side's business: whether all has come is looked at there.
-        let _ = serve(&mut socket, data, hash, sent);
+        let _ = serve(&mut socket, data, hash, &given.bytes);
     }
 }
 
@@ -141,10 +149,10 @@ pub(crate) fn run(scratch: &Path, btmio: &Path) -> Result<(String, bool)> {
     for n in 1..=PEERS {
         let listener = TcpListener::bind(SocketAddr::from((Ipv4Addr::new(127, 0, 1, n), 0))).map_err(text)?;
         peers.push(format!("--peer={}", listener.local_addr().map_err(text)?));
-        let (data, sent) = (Arc::clone(&data), Arc::new(AtomicU64::new(0)));
-        given.push(Arc::clone(&sent));
+        let (data, mine) = (Arc::clone(&data), Arc::new(Given::default()));
+        given.push(Arc::clone(&mine));
         // Until the program ends.
-        std::thread::spawn(move || seed(&listener, &data, hash, &sent));
+        std::thread::spawn(move || seed(&listener, &data, hash, &mine));
     }
     let group = Group::new(MEMORY)?;
     // The shell puts itself into the group before it becomes btmio.
@@ -166,20 +174,25 @@ pub(crate) fn run(scratch: &Path, btmio: &Path) -> Result<(String, bool)> {
         }
     };
     let took = begin.elapsed().as_secs_f64();
-    let given: Vec<_> = given.iter().map(|g| g.load(Ordering::Relaxed)).filter(|g| *g > 0).collect();
+    let of = |what: fn(&Given) -> &AtomicU64| {
+        let all = given.iter().map(|g| what(g).load(Ordering::Relaxed));
+        all.fold((0, u64::MAX), |(count, least), n| (count + u32::from(n > 0), least.min(n)))
+    };
+    let ((met, _), (gave, least)) = (of(|g| &g.connections), of(|g| &g.bytes));
     let right = fs::read(dir.join("large")).is_ok_and(|found| found == **data);
     let (killed, peak) = (group.killed(), group.most());
-    let holds = ended.success() && right && killed == 0;
+    let holds = ended.success() && right && killed == 0 && gave == u32::from(PEERS);
     let version = if group.first { 1 } else { 2 };
     let mut line = format!(
         "small  {:>8} {ended}, files {}, {killed} killed, {took:.1} s, {:.1} MiB of its own, {:.1} MiB at most in the \
-         group of {} (cgroup v{version}), {DESCRIPTORS} descriptors, {} of {PEERS} peers gave something",
+         group of {} (cgroup v{version}), {DESCRIPTORS} descriptors, {met} of {PEERS} \
+         peers connected, {gave} gave something, the least of them {:.2} MiB",
         "",
         if right { "right" } else { "WRONG" },
         most as f64 / 1048576.0,
         peak as f64 / 1048576.0,
         MEMORY >> 20,
-        given.len(),
+        least as f64 / 1048576.0,
     );
     if !holds {
         line += &format!("\n{}", child.tail());
