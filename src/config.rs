@@ -31,6 +31,11 @@ pub struct Config {
     pub queue_time: Duration,
     /// Requests kept outstanding at one peer at most; [`limits::REQUESTS_OUT`] is the ceiling.
     pub requests_out: usize,
+    /// Requests of all peers together that are kept waiting; [`limits::REQUESTS_IN_TOTAL`] unless memory is scarce.
+    pub requests_in_total: usize,
+    /// Control bytes that wait for all peers' sockets, and of messages that have not come whole, together;
+    /// [`limits::OUTBOX_TOTAL`] unless memory is scarce.
+    pub outbox_total: usize,
     /// A peer that owes blocks and has sent none for so long is snubbed.
     pub snub_timeout: Duration,
     /// The largest info dictionary that is fetched from peers (BEP 9), in bytes.
@@ -78,6 +83,8 @@ impl Default for Config {
             stride: 64,
             queue_time: Duration::from_secs(2),
             requests_out: limits::REQUESTS_OUT,
+            requests_in_total: limits::REQUESTS_IN_TOTAL,
+            outbox_total: limits::OUTBOX_TOTAL,
             snub_timeout: Duration::from_secs(30),
             metadata_max: 8 << 20,
             save_interval: Duration::from_secs(30),
@@ -131,7 +138,8 @@ pub mod limits {
     pub const REQUESTS_OUT_DEFAULT: usize = 250;
     /// Control bytes waiting for one peer's socket before it is closed as stuck.
     pub const OUTBOX: usize = 256 << 10;
-    /// Control bytes waiting for all peers' sockets together; beyond it those go that let most of them wait.
+    /// Control bytes waiting for all peers' sockets, and of messages that have not come whole, together; beyond it
+    /// those go that let most of them wait.
     pub const OUTBOX_TOTAL: usize = 8 << 20;
     /// Payload that is moved to a peer's outbox ahead of its socket, by reference.
     pub const OUTBOX_PAYLOAD: u64 = 1 << 20;

@@ -127,3 +127,65 @@ fn a_link_in_the_way_is_not_followed() {
         assert_eq!(fs::read(&target).expect("it is there"), b"precious");
     }
 }
+
+/// No link is below this folder.
+fn assert_no_links(dir: &std::path::Path) {
+    for entry in fs::read_dir(dir).expect("a folder").map(|e| e.expect("an entry")) {
+        let kind = entry.file_type().expect("a type");
+        assert!(!kind.is_symlink(), "{} is a link", entry.path().display());
+        if kind.is_dir() {
+            assert_no_links(&entry.path());
+        }
+    }
+}
+
+/// T03 of the list of threats. A torrent can ask for links (BEP 47): none is made, so that a file that is said to lie
+/// beneath one lies in a folder of that name.
+#[test]
+fn t03_no_link_is_made_that_a_torrent_asks_for() {
+    let temp = Temp::new();
+    let canary = temp.file("outside/inside", "precious");
+    let outside = temp.path("outside");
+    let absolute: Vec<String> = outside.to_str().expect("UTF-8").split('/').map(str::to_owned).collect();
+    let up = |rest: &[&str]| [&["..", "..", ".."], rest].concat().iter().map(|s| (*s).to_owned()).collect();
+    let links: [(&str, Vec<String>); 6] = [
+        ("up", up(&["etc", "passwd"])),
+        ("out", up(&["outside"])),
+        ("absolute", absolute),
+        ("a", vec!["b".to_owned()]),
+        ("b", vec!["a".to_owned()]),
+        ("itself", vec!["itself".to_owned()]),
+    ];
+    let text = |s: &str| format!("{}:{s}", s.len());
+    let data = noise(6 * LEN, 3);
+    let mut files = String::new();
+    for (name, to) in &links {
+        let to: String = to.iter().map(|s| text(s)).collect();
+        // The length of a link means nothing.
+        files += &format!("d4:attr1:l6:lengthi7e4:pathl{}e12:symlink pathl{to}ee", text(name));
+    }
+    for (name, _) in &links {
+        files += &format!("d6:lengthi{LEN}e4:pathl{}6:insideee", text(name));
+    }
+    let hashes = piece_hashes(&data, PIECE);
+    let head = format!("d4:infod5:filesl{files}e4:name1:t12:piece lengthi{PIECE}e6:pieces{}:", hashes.len());
+    let bytes = [head.as_bytes(), &hashes, b"ee"].concat();
+    let meta = || Metainfo::parse(&bytes).expect("a torrent");
+    for (part, (name, _)) in data.chunks(LEN).zip(&links) {
+        temp.file(&format!("seed/t/{name}/inside"), part);
+    }
+    let (mut seed, mut leech) = (Node::new(), Node::new());
+    let s = seed.lp.add(Add::new(meta(), temp.path("seed"))).expect("added");
+    until(&mut [&mut seed], |n| n[0].status(s).state == State::Seeding);
+    let peers = vec![seed.addr()];
+    let key = leech.lp.add(Add { peers, ..Add::new(meta(), temp.path("down")) }).expect("added");
+    complete(&mut [&mut leech, &mut seed], key);
+    assert_no_links(&temp.path("down"));
+    let there: BTreeSet<String> = links.iter().map(|(name, _)| format!("t/{name}/inside")).collect();
+    assert_eq!(files_below(&temp.path("down")), there);
+    for (part, (name, _)) in data.chunks(LEN).zip(&links) {
+        assert!(fs::read(temp.path("down/t").join(name).join("inside")).expect("it is there") == part, "{name}");
+    }
+    assert_eq!(fs::read(canary).expect("it is there"), b"precious");
+    assert_eq!(files_below(&outside).len(), 1);
+}

@@ -10,6 +10,7 @@
 //! It keeps each torrent's resume record in the state folder, if it has one.
 
 mod bound;
+mod clock;
 mod interfaces;
 mod late;
 mod link;
@@ -49,6 +50,7 @@ use crate::storage::helper::{Hand, Helper};
 use crate::storage::{Disk, Done, OpenSpec, Storage, StorageConfig};
 use crate::time::{Duration, Instant, earlier};
 use bound::Bound;
+use clock::Clock;
 use late::AllLate;
 use link::Link;
 use listen::Listeners;
@@ -147,9 +149,10 @@ impl LoopConfig {
     pub const MEMORY_LEAST: usize = 1 << 20;
 
     /// Fits everything that grows with speed, or with the number of peers, into about `bytes`: payload that waits to
-    /// be hashed and written, mapped windows, outstanding requests, connections.
+    /// be hashed and written, mapped windows, outstanding requests, connections, answers that peers do not read.
     ///
-    /// A half and an eighth is for payload; as much as the rest is mapped, and given back under pressure.
+    /// A half and an eighth is for payload, an eighth for answers; as much as a half is mapped, and given back under
+    /// pressure. With what torrents and connections themselves take, the heap stays below four times that.
     #[must_use]
     pub fn with_memory(mut self, bytes: usize) -> Self {
         let bytes = bytes.clamp(Self::MEMORY_LEAST, Self::MEMORY);
@@ -157,6 +160,9 @@ impl LoopConfig {
         self.storage.gather_limit = (bytes / 8 * 5).min(storage.gather_limit);
         self.storage.map_limit = (bytes / 2).min(storage.map_limit);
         self.storage.window = (self.storage.map_limit / 8).next_power_of_two().clamp(64 << 10, storage.window);
+        // 12 bytes each.
+        self.session.requests_in_total = (bytes / 128).min(self.session.requests_in_total);
+        self.session.outbox_total = (bytes / 8).min(self.session.outbox_total);
         if bytes < Self::MEMORY / 2 {
             // A peer costs about a kilobyte, and 24 bytes for each request.
             let peers = bytes / (32 << 10);
@@ -178,10 +184,14 @@ pub enum Turn {
 }
 
 /// A session with sockets and files.
+///
+/// It may be dropped at any time, as a process may be killed: what was saved is there at the next start. After a
+/// `fork` the child may drop its copy, or become another program, but not turn it: nothing is handed down to another
+/// program. No signal is handled, unless [`guard::install`](crate::storage::guard::install) was called.
 pub struct Loop {
     poll: Poll,
     events: Events,
-    start: std::time::Instant,
+    clock: Clock,
     now: Instant,
     session: Session,
     disk: Disk,
@@ -248,7 +258,7 @@ impl Loop {
         Ok(Self {
             poll,
             events: Events::with_capacity(256),
-            start: std::time::Instant::now(),
+            clock: Clock::start(),
             now: Instant::ZERO,
             session,
             disk: Disk::with_helper(config.storage, helper.hand()),
@@ -278,8 +288,7 @@ impl Loop {
     }
 
     fn read_clock(&mut self) {
-        let us = u64::try_from(self.start.elapsed().as_micros()).unwrap_or(u64::MAX);
-        self.now = Instant::from_micros(us);
+        self.now = self.clock.now();
     }
 
     /// The loop's time, as of the last turn or command.
@@ -422,12 +431,16 @@ impl Loop {
         let at = earlier(at, self.patience.filter(|_| self.is_writing()));
         let at = earlier(at, self.network.timeout());
         let at = earlier(earlier(at, self.held.1), self.accept_again)?;
-        let elapsed = u64::try_from(self.start.elapsed().as_micros()).unwrap_or(u64::MAX);
-        Some(at - Instant::from_micros(elapsed))
+        Some(at - self.clock.now())
     }
 
     /// Waits for events, at most `timeout` (`None`: as long as nothing is due), and handles what
     /// there is.
+    ///
+    /// # Errors
+    /// The poll itself has failed: somebody has closed its descriptor, or opened something else with its number. The
+    /// loop is of no more use. What befalls other descriptors is told as that of a connection or a torrent. (With
+    /// debug assertions the standard library ends a process that closes a descriptor of its own twice.)
     pub fn turn(&mut self, timeout: Option<Duration>) -> io::Result<Turn> {
         let wait = match (timeout, self.timeout()) {
             (Some(a), Some(b)) => Some(a.min(b)),
@@ -480,8 +493,7 @@ impl Loop {
             || self.disk_more
             || self.hears()
             || self.accept_again.is_some_and(|at| at <= self.now);
-        let end = u64::try_from(self.start.elapsed().as_micros()).unwrap_or(u64::MAX);
-        self.turns.add(Instant::from_micros(end) - self.now);
+        self.turns.add(self.clock.now() - self.now);
         Ok(if more { Turn::More } else { Turn::Idle })
     }
 

@@ -415,6 +415,11 @@ impl Peer {
         self.trade.asked.iter().any(|a| a.block == *block)
     }
 
+    /// Bytes that are kept for it because it does not read, or has not finished a message.
+    pub fn waiting(&self) -> usize {
+        self.outbox.control_len() + self.decoder.memory()
+    }
+
     /// Heap and inline bytes this peer costs.
     pub fn memory(&self) -> usize {
         size_of::<Self>()

@@ -29,7 +29,7 @@ impl Session {
             assert!(p.trade.serving.len() <= limits::REQUESTS_IN, "{} requests in", p.trade.serving.len());
             let control = p.outbox.control_len();
             assert!(control <= 2 * limits::OUTBOX, "{control} control bytes wait for {}", p.addr);
-            held += control;
+            held += p.waiting();
             if p.is_live() {
                 let t = p.torrent.and_then(|k| self.torrents.get(k)).expect("a live peer has a torrent");
                 assert_eq!(p.have.len(), if t.is_active() { t.layout.pieces() } else { 0 });
@@ -43,11 +43,11 @@ impl Session {
                 }
             }
         }
-        assert!(held <= limits::OUTBOX_TOTAL + limits::OUTBOX, "{held} control bytes wait");
+        assert!(held <= self.config.outbox_total + limits::OUTBOX, "{held} bytes wait");
         assert_eq!(self.stats.peers, live);
         assert_eq!(self.stats.half_open, dialled);
         assert_eq!(self.strangers, strangers);
-        assert!(waiting <= limits::REQUESTS_IN_TOTAL, "{waiting} requests in");
+        assert!(waiting <= self.config.requests_in_total, "{waiting} requests in");
         assert_eq!(self.stats.requests_in, waiting);
         assert!(strangers <= self.config.max_strangers, "{strangers} strangers");
         assert!(live <= self.config.max_peers, "{live} peers");

@@ -59,16 +59,16 @@ impl Session {
         self.drop_stranger(now, None) || self.drop_peer(now, None, None)
     }
 
-    /// Much waits for `conn`, which does not read it. While more waits for all peers together than may, the one goes
-    /// that lets most of it wait.
+    /// Much waits for `conn`, which does not read it, or of a message that it does not finish. While more waits for
+    /// all peers together than may, the one goes that lets most of it wait.
     pub(super) fn relieve(&mut self, now: Instant, conn: ConnKey) {
-        let held = |c: &Conn| c.peer().map_or(0, |p| p.outbox.control_len());
+        let held = |c: &Conn| c.peer().map_or(0, Peer::waiting);
         // Who is within its share is no reason to look at the others.
-        if self.conns.get(conn).map_or(0, held) < limits::OUTBOX_TOTAL / self.config.max_peers.max(1) {
+        if self.conns.get(conn).map_or(0, held) < self.config.outbox_total / self.config.max_peers.max(1) {
             return;
         }
         let mut total: usize = self.conns.iter().map(|(_, c)| held(c)).sum();
-        while total > limits::OUTBOX_TOTAL {
+        while total > self.config.outbox_total {
             let Some((most, worst)) = self.conns.iter().map(|(k, c)| (held(c), k)).max() else { return };
             total -= most;
             self.close(now, worst, CloseReason::Stuck);

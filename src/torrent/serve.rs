@@ -20,7 +20,7 @@ impl Torrent {
         let granted = peer.trade.granted.contains(&block.piece);
         let waiting = peer.trade.serving.len();
         let mut serve = have && (!peer.choking || granted) && waiting < limits::REQUESTS_IN;
-        if serve && cx.stats.requests_in >= limits::REQUESTS_IN_TOTAL {
+        if serve && cx.stats.requests_in >= cx.config.requests_in_total {
             cx.stats.requests_over += 1;
             serve = false;
         }

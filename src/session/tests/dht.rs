@@ -7,6 +7,7 @@ use crate::config::{Config, DhtConfig, limits};
 use crate::dht::NodeId;
 use crate::dht::krpc::{self, Body, Contact, Method, Reply};
 use crate::session::Input;
+use crate::wire::{self, Message};
 
 /// The bootstrap node, which is asked once and then spared, and the one it names.
 const BOOT: [u8; 4] = [40, 0, 0, 1];
@@ -102,4 +103,25 @@ fn datagrams_that_wait_for_the_driver_are_so_many() {
     assert!(!sent.contains(&last), "the last is lost");
     ask(&mut r, 7);
     assert_eq!(datagrams(&mut r).len(), 1, "and there is room again");
+}
+
+#[test]
+fn nodes_that_peers_name_at_once_are_so_many() {
+    let most = limits::DHT_PORTS as u16;
+    for (same, pinged) in [(most - 1, 2), (most, 1)] {
+        let mut r = lonely();
+        let t = r.s.torrents().next().expect("one");
+        let conn = r.peer(t, 1, true);
+        datagrams(&mut r);
+        // So often the same node, which is pinged once, and then another.
+        let mut said = Vec::new();
+        let ports = std::iter::repeat_n(7000, same.into()).chain([7001]);
+        ports.for_each(|port| wire::encode(&Message::Port(port), &mut said));
+        r.bytes(conn, &said);
+        assert_eq!(datagrams(&mut r).len(), pinged, "after {same}");
+        // There is room again as soon as they are asked.
+        r.now += secs(10);
+        r.says(conn, &Message::Port(7002));
+        assert_eq!(datagrams(&mut r).len(), 1);
+    }
 }

@@ -64,6 +64,34 @@ fn all_peers_together_cannot_make_us_hold_much() {
 }
 
 #[test]
+fn messages_that_are_not_finished_cannot_make_us_hold_much() {
+    let c = Content::pieces(8, 16);
+    let config = Config { max_peers_torrent: 200, ..Config::default() };
+    let (mut rig, t) = Rig::seed_with(&c, config);
+    // All but the last byte of the longest message, from as many peers as it takes.
+    let mut most = vec![0; limits::EXTENDED_FRAME as usize + 3];
+    most[..4].copy_from_slice(&limits::EXTENDED_FRAME.to_be_bytes());
+    most[4] = 20;
+    let n = (limits::OUTBOX_TOTAL / limits::EXTENDED_FRAME as usize) as u8;
+    let peers: Vec<_> = (0..=n + 4)
+        .map(|i| {
+            let conn = rig.peer(t, i + 1, true);
+            rig.bytes(conn, &most);
+            conn
+        })
+        .collect();
+    let open: Vec<_> = peers.iter().filter(|c| rig.is_open(**c)).collect();
+    assert!((n.into()..=usize::from(n) + 1).contains(&(open.len() + 1)), "{} peers hold all but a byte", open.len());
+    let gone = peers.iter().filter(|c| rig.why_closed(**c) == Some(&CloseReason::Stuck)).count();
+    assert_eq!(gone + open.len(), peers.len());
+    // Whoever finishes is let alone.
+    let honest = rig.peer(t, 200, true);
+    most.push(0);
+    rig.bytes(honest, &most);
+    assert!(rig.is_open(honest));
+}
+
+#[test]
 fn t20_whoever_keeps_asking_while_choked_is_closed() {
     let c = Content::pieces(20, 2);
     for allowed_fast in [false, true] {

@@ -213,6 +213,7 @@ fn timeouts_are_exact() {
         rig.bytes(drip, &[*byte]);
         rig.pass(secs(1));
     }
+    assert_eq!(limits::HANDSHAKE_TIMEOUT, secs(10));
     rig.pass(limits::HANDSHAKE_TIMEOUT - secs(9) - ms);
     assert!(rig.is_open(slow) && rig.is_open(drip));
     rig.pass(ms);

@@ -5,6 +5,7 @@
 //! is written down in words, a message each: `request 0.1` is block 1 of piece 0, `piece 0.1` the same block with the
 //! right content, `piece 0.1 (wrong)` with any other.
 
+mod clock;
 mod dht;
 mod disk;
 mod edges;

@@ -349,6 +349,7 @@ fn leaving_waits_for_what_is_under_way() {
     assert_eq!((d.due(1), d.tiers.idle(), d.tiers.deadline()), ("-".into(), false, Some(at(3))));
     d.reply(2, &interval(600));
     assert_eq!(d.due(2), "a stopped");
+    assert_eq!(limits::TRACKER_STOP, Duration::from_secs(5));
     let end = at(2) + limits::TRACKER_STOP;
     assert_eq!(d.tiers.deadline(), Some(end));
     let mut due = |now| (d.tiers.poll(now).is_some(), d.tiers.idle());
