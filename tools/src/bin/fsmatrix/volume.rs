@@ -233,6 +233,10 @@ impl Volume {
             Fault::Eio | Fault::Shutdown => {
                 self.tell("weio", 0)?;
                 self.unmount()?;
+                if self.kind == Kind::Ntfs {
+                    // What its driver could not write may have been the half of two tables that have to agree.
+                    run("ntfsfix", &[text(&self.image)])?;
+                }
                 self.mount(false)
             }
             Fault::ReadOnly => match self.kind {

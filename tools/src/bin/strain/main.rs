@@ -1,16 +1,17 @@
 //! btmio where there is little: a slow disk, one that hangs, one that has to be read from afresh, little memory.
 //!
 //! ```text
-//! strain [write] [hang] [read] [small]          all of them when none is named
+//! strain [write] [hang] [state] [read] [small]  all of them when none is named
 //!
 //!   write   a torrent at 20 MB/s onto a disk that takes 10 MB/s and may have 16 MiB in memory, for 20 s
 //!   hang    the same, and the disk answers nothing for 3 s
+//!   state   as write, with the state on the bad disk too
 //!   read    a peer asks for 300 random blocks of a torrent on a disk that gives 2 MB/s, nothing of it in memory
 //!   small   1 GiB from 50 peers, in a control group that may use 32 MiB, files included, with 64 descriptors
 //! ```
 //!
-//! The disk is a FUSE file below a loop device, with ext4 on it. During `write` and `hang` another torrent comes at
-//! 10 MB/s onto a plain folder: its rate is compared with what it was before. The state is on the bad disk too. A turn is what the library counts as one
+//! The disk is a FUSE file below a loop device, with ext4 on it. During the first three another torrent comes at
+//! 10 MB/s onto a plain folder: its rate is compared with what it was before. A turn is what the library counts as one
 //! (`Loop::turn_times`), from the end of the wait to its end; a quantile is at most twice too large. Wants root,
 //! a release build and an otherwise quiet machine. `TMPDIR` names a folder on a fast disk.
 
@@ -202,12 +203,13 @@ impl Run {
 }
 
 /// Downloads onto the bad disk and beside it.
-fn write(scratch: &Path, seeds: &[Seed; 2], hang: bool) -> Result<Row> {
+fn write(scratch: &Path, seeds: &[Seed; 2], what: &'static str) -> Result<Row> {
+    let hang = what == "hang";
     let mut volume = Volume::new(scratch)?;
     volume.disk.cap_dirty(16 << 20)?;
     volume.disk.tell("wbps", 10 * MB)?;
     let fast = scratch.join("fast");
-    let mut lp = new_loop_with(None, Some(volume.at.join("state")))?;
+    let mut lp = new_loop_with(None, (what == "state").then(|| volume.at.join("state")))?;
     let mut add = |seed: &Seed, dir: &Path, paused| {
         let add = Add { peers: vec![seed.addr], paused, ..Add::new(seed.meta.clone(), dir.to_owned()) };
         lp.add(add).map_err(|e| e.to_string())
@@ -233,7 +235,7 @@ fn write(scratch: &Path, seeds: &[Seed; 2], hang: bool) -> Result<Row> {
     let _ = fs::remove_dir_all(&fast);
     let longest = Duration::from_millis(100);
     Ok(Row {
-        what: if hang { "hang" } else { "write" },
+        what,
         turns,
         // Nothing is said of the 99.9 % while the disk hangs.
         bounds: [if hang { longest } else { Duration::from_millis(20) }, longest],
@@ -279,7 +281,7 @@ fn read(scratch: &Path, seed: &Seed) -> Result<Row> {
 
 fn run() -> Result<bool> {
     let asked: Vec<_> = std::env::args().skip(1).collect();
-    let all = ["write", "hang", "read", "small"];
+    let all = ["write", "hang", "state", "read", "small"];
     if let Some(other) = asked.iter().find(|a| !all.contains(&a.as_str())) {
         return Err(format!("wanted {}, got '{other}'", all.join(", ")));
     }
@@ -292,12 +294,10 @@ fn run() -> Result<bool> {
         let seeds = [bad?, other?];
         let wanted = all.into_iter().filter(|w| *w != "small" && wants(w));
         wanted
-            .map(
-                |what| if what == "read" { read(&scratch, &seeds[0]) } else { write(&scratch, &seeds, what == "hang") },
-            )
+            .map(|what| if what == "read" { read(&scratch, &seeds[0]) } else { write(&scratch, &seeds, what) })
             .collect()
     };
-    let rows = if ["write", "hang", "read"].into_iter().any(wants) { rows() } else { Ok(Vec::new()) };
+    let rows = if ["write", "hang", "state", "read"].into_iter().any(wants) { rows() } else { Ok(Vec::new()) };
     let small = if wants("small") { small::run(&scratch, &program("btmio")?).map(Some) } else { Ok(None) };
     let _ = fs::remove_dir_all(&scratch);
     println!("what      turns  99.9 ms   max ms  other  holds");
