@@ -59,8 +59,8 @@ impl Disk {
         Self::with_helper(StorageConfig { hash_patience: Duration::ZERO, ..config }, Hand::alone())
     }
 
-    /// In how long [`Storage::work`] is to be called again, though it had nothing more to do and nothing happens: pieces
-    /// wait for company.
+    /// In how long [`Storage::work`] is to be called again, though it had nothing more to do and nothing happens:
+    /// pieces wait for company.
     pub fn due(&self) -> Option<Duration> {
         self.hasher.waiting_until().map(|at| at.saturating_duration_since(Instant::now()))
     }

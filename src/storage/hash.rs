@@ -15,6 +15,9 @@
 //! Invariants: a piece has at most one job in the queue of downloads; a prefix never covers bytes that have not
 //! landed.
 
+#[cfg(test)]
+mod tests;
+
 use super::disk::Disk;
 use super::extents::{ExtentKey, Pool};
 use super::files::ReadEnd;

@@ -368,8 +368,8 @@ pub(super) fn sync_volume(file: &File) -> io::Result<()> {
     file.sync_all()
 }
 
-/// Has the kernel begin to write what is dirty of a range, or waits until it is on the device, as far as its bytes go (no
-/// metadata). Where the file system cannot, it does neither.
+/// Has the kernel begin to write what is dirty of a range, or waits until it is on the device, as far as its bytes go
+/// (no metadata). Where the file system cannot, it does neither.
 pub(super) fn write_back(file: &File, at: u64, len: u64, wait: bool) {
     #[cfg(any(target_os = "linux", target_os = "android"))]
     if let (Ok(at), Ok(len)) = (at.try_into(), len.try_into()) {
