@@ -11,7 +11,7 @@
 //! where it has not been seen before, and one that is on another device than before must have a file of the torrent.
 //! What an earlier process has seen counts too: only what it saw on the file system that is there now was deleted.
 //!
-//! Invariants: at most `limit` descriptors of files are held, and [`FOLDERS`] of folders while work goes on; a torrent
+//! Invariants: at most `limit` descriptors of files are held, or two when others hold as many, and [`FOLDERS`] of folders while work goes on; a torrent
 //! of many files that is being written holds one more, its anchor.
 
 #[cfg(test)]
@@ -111,6 +111,8 @@ pub(super) struct Files {
     torrents: Vec<Option<Torrent>>,
     open: Vec<Option<Open>>,
     limit: usize,
+    /// Descriptors that are held elsewhere, and may be closed here.
+    lent: usize,
     count: u64,
     backend: Backend,
     allocate: Allocate,
@@ -171,6 +173,7 @@ impl Files {
             torrents: Vec::new(),
             open: Vec::new(),
             limit: limit.max(1),
+            lent: 0,
             count: 0,
             backend,
             allocate,
@@ -296,9 +299,20 @@ impl Files {
 
     /// Makes room for one more: several at once where many are open, so that not each looks at all of them.
     fn make_room(&mut self) {
-        if self.open.iter().flatten().count() >= self.limit {
-            self.close_down_to(self.limit - 1 - self.limit / 16);
+        let limit = self.limit.saturating_sub(self.lent).max(self.limit.min(2));
+        if self.open.iter().flatten().count() >= limit {
+            self.close_down_to(limit - 1 - limit / 16);
         }
+    }
+
+    /// So many descriptors of files are held elsewhere: fewer are held here then.
+    pub(super) fn set_lent(&mut self, n: usize) {
+        self.lent = n;
+    }
+
+    /// Most descriptors of files.
+    pub(super) fn limit(&self) -> usize {
+        self.limit
     }
 
     /// Where the file's descriptor is, opened when need be. For writing it is made when it is missing.

@@ -71,6 +71,7 @@ struct Parcel {
     lane: u64,
     volume: usize,
     bytes: usize,
+    handles: usize,
     back: Arc<Mutex<Option<Returned>>>,
 }
 
@@ -92,6 +93,8 @@ pub(super) struct Flights {
     pieces: BTreeMap<(TorrentKey, PieceIndex), Landing>,
     bytes: usize,
     of_lane: BTreeMap<u64, usize>,
+    /// Descriptors that parcels hold, each counted for each part.
+    handles: usize,
     cap: usize,
     count: u64,
     /// Good pieces, in the order of their reports, with the report of what is written already.
@@ -107,6 +110,7 @@ impl Flights {
             pieces: BTreeMap::new(),
             bytes: 0,
             of_lane: BTreeMap::new(),
+            handles: 0,
             cap,
             count: 0,
             order: VecDeque::new(),
@@ -186,7 +190,9 @@ impl Disk {
             return false;
         }
         let share = self.flights.of_lane.len();
-        here >= self.flights.cap / share || here + self.pool.live_of(t) >= self.pool.limit() / 2
+        here >= self.flights.cap / share
+            || here + self.pool.live_of(t) >= self.pool.limit() / 2
+            || self.flights.handles >= self.files.limit()
     }
 
     /// Whether something is on its way to a torrent's volume.
@@ -279,7 +285,9 @@ impl Disk {
             }
         };
         let (volume, probe) = self.files.volume_of(t, bytes);
-        let parcel = Parcel { lane, volume, bytes, back: Arc::default() };
+        let parcel = Parcel { lane, volume, bytes, handles: parts.len(), back: Arc::default() };
+        self.flights.handles += parts.len();
+        self.files.set_lent(self.flights.handles);
         let back = Arc::clone(&parcel.back);
         let job = move || {
             let returned = write(&parts, buf, probe);
@@ -385,6 +393,8 @@ impl Disk {
     /// A parcel is back.
     fn returned(&mut self, t: TorrentKey, piece: PieceIndex, parcel: &Parcel) {
         self.flights.landed(parcel.lane, parcel.bytes);
+        self.flights.handles -= parcel.handles;
+        self.files.set_lent(self.flights.handles);
         let Some(back) = parcel.back.lock().unwrap_or_else(PoisonError::into_inner).take() else {
             debug_assert!(false, "a parcel is lost");
             return;

@@ -18,7 +18,11 @@ struct Scene {
 
 impl Scene {
     fn new(pieces: u64, change: impl FnOnce(&mut StorageConfig)) -> Self {
-        let (tmp, layout) = (TempDir::new(), layout(65_536, &[("a", pieces * 65_536)]));
+        Self::of(&[("a", pieces * 65_536)], change)
+    }
+
+    fn of(files: &[(&str, u64)], change: impl FnOnce(&mut StorageConfig)) -> Self {
+        let (tmp, layout) = (TempDir::new(), layout(65_536, files));
         let (tx, woken) = channel();
         let helper = Helper::threaded(Arc::new(move || tx.send(()).unwrap_or(())));
         let mut config = config(Lane::Gather);
@@ -178,4 +182,23 @@ fn a_volume_that_hangs_holds_back_only_its_own() {
     s.go.send(()).unwrap();
     assert!(s.results(3).iter().map(super::super::tests::good).eq([0, 1, 2]));
     assert!(s.rig.s.dirty() == 0 && s.rig.s.flights.of_lane.is_empty());
+}
+
+#[test]
+fn what_is_under_way_holds_no_more_descriptors_than_there_are() {
+    let names: Vec<String> = (0..64).map(|i| i.to_string()).collect();
+    let files: Vec<(&str, u64)> = names.iter().map(|n| (n.as_str(), 16_384)).collect();
+    let mut s = Scene::of(&files, |c| (c.writer, c.max_open_files) = (Writer::Helper, 8));
+    s.fetch(0);
+    assert!(!s.rig.s.holds_back(T));
+    assert_eq!((s.rig.s.flights.handles, s.rig.s.files.open_count()), (4, 4));
+    s.fetch(1);
+    assert!(s.rig.s.holds_back(T), "as many as may be open are under way");
+    // Pieces that had landed before that come too.
+    s.fetch(2);
+    assert_eq!((s.rig.s.flights.handles, s.rig.s.files.open_count()), (12, 2));
+    s.go.send(()).unwrap();
+    assert_eq!(s.results(3).iter().map(good).collect::<Vec<_>>(), [0, 1, 2]);
+    assert!(!s.rig.s.holds_back(T));
+    assert_eq!(s.rig.s.flights.handles, 0);
 }
