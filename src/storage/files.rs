@@ -11,8 +11,8 @@
 //! where it has not been seen before, and one that is on another device than before must have a file of the torrent.
 //! What an earlier process has seen counts too: only what it saw on the file system that is there now was deleted.
 //!
-//! Invariants: at most `limit` descriptors of files are held, or two when others hold as many, and [`FOLDERS`] of folders while work goes on; a torrent
-//! of many files that is being written holds one more, its anchor.
+//! Invariants: at most `limit` descriptors of files are held, or two when others hold as many, and [`FOLDERS`] of
+//! folders while work goes on; a torrent of many files that is being written holds one more, its anchor.
 
 #[cfg(test)]
 mod tests;
