@@ -20,7 +20,8 @@
 //!
 //! Where the kernel has nothing of this, a warning says so. `--no-sandbox` leaves everything alone.
 
-use std::ffi::{OsStr, OsString};
+use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
@@ -151,11 +152,11 @@ fn mount_point(line: &[u8]) -> Option<PathBuf> {
     Some(OsString::from_vec(out).into())
 }
 
-/// The state folder has something of a torrent whose hash this is.
-pub(super) fn is_known(state: Option<&Path>, info_hash: &str) -> bool {
-    let entries = state.and_then(|dir| std::fs::read_dir(dir).ok());
-    let of_it = |name: &OsStr| name.as_bytes().starts_with(info_hash.as_bytes());
-    entries.is_some_and(|mut all| all.any(|e| e.is_ok_and(|e| of_it(&e.file_name()))))
+/// The torrents that the state folder has something of: their hashes, as its names begin with them.
+pub(super) fn known(state: Option<&Path>) -> BTreeSet<OsString> {
+    let entries = state.and_then(|dir| std::fs::read_dir(dir).ok()).into_iter().flatten().flatten();
+    let before_dot = |name: OsString| name.as_bytes().split(|b| *b == b'.').next().map(<[u8]>::to_vec);
+    entries.filter_map(|e| before_dot(e.file_name())).map(OsString::from_vec).collect()
 }
 
 #[cfg(test)]
@@ -185,5 +186,18 @@ mod tests {
         assert_eq!(readable(stub, true), Path::new("/run/systemd/resolve"));
         assert_eq!(readable(Path::new(RESOLV_CONF), true), Path::new(RESOLV_CONF));
         assert_eq!(readable(Path::new(RESOLV_CONF), false), Path::new("/etc"));
+    }
+
+    #[test]
+    fn what_the_state_folder_knows() {
+        let dir = std::env::temp_dir().join(format!("btmio-known-{}", std::process::id()));
+        std::fs::create_dir(&dir).unwrap();
+        for name in ["aa.have", "aa.resume", "bb.torrent", "lock"] {
+            std::fs::write(dir.join(name), "").unwrap();
+        }
+        let found = known(Some(&dir));
+        std::fs::remove_dir_all(&dir).unwrap();
+        assert_eq!(found.into_iter().collect::<Vec<_>>(), ["aa", "bb", "lock"]);
+        assert!(known(Some(&dir)).is_empty() && known(None).is_empty());
     }
 }

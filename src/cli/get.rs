@@ -20,6 +20,7 @@
 //! failure is forgotten. It is waited for, also when nothing else is left to do, if it is one that may pass: a full
 //! disk, a volume that is away. `--timeout` ends that, and the exit code is the failure's.
 
+use std::ffi::OsStr;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 
@@ -213,7 +214,9 @@ fn load_all(opts: &Get, common: &Common) -> Result<(Vec<Loaded>, u8), Failure> {
 /// The download folders, each with whether all of its torrents are known from an earlier run.
 fn folders(loaded: &[Loaded], opts: &Get, state: Option<&Path>) -> Vec<(PathBuf, bool)> {
     let mut all: Vec<(PathBuf, bool)> = Vec::new();
-    let is_known = |h: Option<InfoHash>| h.is_some_and(|h| confine::is_known(state, &h.to_string()));
+    // Read once, however many there are.
+    let names = confine::known(state);
+    let is_known = |h: Option<InfoHash>| h.is_some_and(|h| names.contains(OsStr::new(&h.to_string())));
     for one in loaded {
         let (dir, known) = match one {
             Loaded::Torrent(meta) => (&opts.dir, is_known(meta.info_hash)),
