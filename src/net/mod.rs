@@ -430,10 +430,8 @@ impl Loop {
         let at = earlier(self.session.poll_timeout(), self.resolver.deadline());
         let at = earlier(at, self.patience.filter(|_| self.is_writing()));
         let at = earlier(at, self.network.timeout());
-        let at = earlier(earlier(at, self.held.1), self.accept_again);
-        let wait = at.map(|at| at - self.clock.now());
-        let disk = self.disk.due();
-        wait.filter(|w| disk.is_none_or(|d| *w < d)).or(disk)
+        let at = earlier(earlier(at, self.held.1), self.accept_again)?;
+        Some(at - self.clock.now())
     }
 
     /// Waits for events, at most `timeout` (`None`: as long as nothing is due), and handles what

@@ -13,10 +13,10 @@
 //!
 //! Invariants: at most [`MOST`] blocks are kept, one entry each; one read of a torrent is under way at a time.
 
-use super::DiskError;
 #[cfg(test)]
 mod tests;
 
+use super::DiskError;
 use super::disk::Disk;
 use crate::id::{Block, FileIndex, PieceIndex, TorrentKey};
 use std::time::{Duration, Instant};

@@ -29,7 +29,7 @@ use crate::id::{Block, FileIndex, PieceIndex, TorrentKey};
 use crate::torrent::layout::{Layout, Span};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// Storage in files. See [`Storage`] for how it is driven.
 #[derive(Debug)]
@@ -56,13 +56,7 @@ enum Way {
 impl Disk {
     /// Storage without any torrent, which does everything on the caller's thread.
     pub fn new(config: StorageConfig) -> Self {
-        Self::with_helper(StorageConfig { hash_patience: Duration::ZERO, ..config }, Hand::alone())
-    }
-
-    /// In how long [`Storage::work`] is to be called again, though it had nothing more to do and nothing happens:
-    /// pieces wait for company.
-    pub fn due(&self) -> Option<Duration> {
-        self.hasher.waiting_until().map(|at| at.saturating_duration_since(Instant::now()))
+        Self::with_helper(config, Hand::alone())
     }
 
     /// Storage without any torrent.
@@ -72,7 +66,7 @@ impl Disk {
             files: Files::new(config.max_open_files, config.backend, config.allocate),
             pool: Pool::new(config.gather_limit),
             windows: Windows::new(config.window, config.map_limit),
-            hasher: Hasher::new(Lanes::new(config.hash_lanes), config.hash_patience),
+            hasher: Hasher::new(Lanes::new(config.hash_lanes)),
             syncs: Syncs::default(),
             hand,
             colds: Colds::default(),

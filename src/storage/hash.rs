@@ -8,15 +8,12 @@
 //!
 //! As many jobs as there are lanes advance together, a slice at a time: from the extent while its bytes are there
 //! (and still in the processor's cache), else through `pread`. With fewer jobs than lanes, and bytes still landing,
-//! a job waits a little for company: see `patient`.
+//! a job waits a few turns for company: see `patient`.
 //!
 //! What it does not do: know which pieces are complete, or what their hashes should be.
 //!
 //! Invariants: a piece has at most one job in the queue of downloads; a prefix never covers bytes that have not
 //! landed.
-
-#[cfg(test)]
-mod tests;
 
 use super::disk::Disk;
 use super::extents::{ExtentKey, Pool};
@@ -26,7 +23,6 @@ use super::{DiskError, Done};
 use crate::id::{BLOCK_LEN, PieceIndex, TorrentKey};
 use crate::torrent::layout::Span;
 use std::collections::{BTreeMap, VecDeque};
-use std::time::{Duration, Instant};
 
 /// Bytes of one read when a piece is hashed from its files. One for each lane stays in a second-level cache.
 const READ: usize = 64 << 10;
@@ -34,8 +30,8 @@ const READ: usize = 64 << 10;
 const SLICE: u32 = 256 << 10;
 /// Bytes that the helper fetches at once for a job.
 const AHEAD: u32 = 1 << 20;
-/// A finished piece waits for company no longer than this after the last bytes landed: when no more come, none will.
-const QUIET: Duration = Duration::from_millis(4);
+/// Turns that a finished piece waits for company, at most.
+const PATIENCE: u32 = 32;
 /// Bytes of pieces that may wait in their files for company, where so much does not fit the buffers: reading them again
 /// from the page cache costs less than hashing them one by one.
 const READ_AGAIN: usize = 8 << 20;
@@ -75,12 +71,9 @@ pub(super) struct Hasher {
     prefixes: BTreeMap<(TorrentKey, PieceIndex), (Sha1, u32)>,
     pub(super) done: VecDeque<Done>,
     bufs: [Vec<u8>; MAX_LANES],
-    /// Bytes that landed since the last turn.
+    /// Bytes that landed since the last turn; turns waited.
     pub(super) landed: usize,
-    /// How long finished pieces wait for company.
-    patience: Duration,
-    /// Since when some do, and when bytes landed last.
-    waits: Option<(Instant, Instant)>,
+    waited: u32,
 }
 
 /// Where a job's next bytes are.
@@ -109,7 +102,7 @@ impl Job {
 }
 
 impl Hasher {
-    pub(super) fn new(lanes: Lanes, patience: Duration) -> Self {
+    pub(super) fn new(lanes: Lanes) -> Self {
         Self {
             lanes,
             queue: VecDeque::new(),
@@ -118,8 +111,7 @@ impl Hasher {
             done: VecDeque::new(),
             bufs: Default::default(),
             landed: 0,
-            patience,
-            waits: None,
+            waited: 0,
         }
     }
 
@@ -161,22 +153,16 @@ impl Hasher {
             + self.prefixes.len() * size_of::<((TorrentKey, PieceIndex), (Sha1, u32))>()
     }
 
-    /// Whether to wait for more pieces to hash beside those queued: for a while, and only while bytes keep landing.
-    fn patient(&mut self, tight: bool, now: Instant) -> bool {
-        let landed = std::mem::take(&mut self.landed) > 0;
+    /// Whether to wait a turn for more pieces to hash beside those queued: only while bytes keep landing.
+    fn patient(&mut self, tight: bool) -> bool {
+        let landed = std::mem::take(&mut self.landed);
         let few = !self.queue.is_empty() && self.queue.len() < self.lanes.width();
-        let waits = if landed { self.waits.or(Some((now, now))).map(|w| (w.0, now)) } else { self.waits };
-        self.waits = waits.filter(|_| few && self.rechecks.is_empty() && !tight);
-        if self.waiting_until().is_some_and(|at| at > now) {
+        if few && self.rechecks.is_empty() && landed > 0 && !tight && self.waited < PATIENCE {
+            self.waited += 1;
             return true;
         }
-        self.waits = None;
+        self.waited = 0;
         false
-    }
-
-    /// Until when what is queued waits for company, if it does.
-    pub(super) fn waiting_until(&self) -> Option<Instant> {
-        self.waits.filter(|_| self.busy()).map(|(since, last)| (since + self.patience).min(last + QUIET))
     }
 
     /// Takes over how far a piece is hashed already.
@@ -231,12 +217,12 @@ impl Disk {
         }
     }
 
-    /// See [`super::Storage::work`]. What waits for company is not work yet.
+    /// See [`super::Storage::work`].
     pub(super) fn run(&mut self, budget: usize) -> bool {
         // Eight at once are worth it to wait until there is no room at all.
         let tight = self.hasher.lanes.width() <= INTERLEAVED && self.pool.tight();
-        if self.hasher.patient(tight, self.windows.now) {
-            return false;
+        if self.hasher.patient(tight) {
+            return true;
         }
         let mut left = budget.max(1);
         while left > 0 {

@@ -85,7 +85,6 @@ use crate::torrent::layout::Layout;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 /// Which file system a folder is on, for the helper; 0 when nobody can tell.
 pub(crate) fn file_system_of(dir: &Path) -> u64 {
@@ -164,8 +163,6 @@ pub struct StorageConfig {
     pub helper: bool,
     /// Pieces hashed at once, 1 to [`lanes::MAX_LANES`]. Counts only where the processor gains by it.
     pub hash_lanes: usize,
-    /// How long a finished piece waits for others to be hashed with, while bytes keep coming: see [`Disk::due`].
-    pub hash_patience: Duration,
 }
 
 impl Default for StorageConfig {
@@ -182,7 +179,6 @@ impl Default for StorageConfig {
             writer: Writer::Auto,
             helper: true,
             hash_lanes: lanes::MAX_LANES,
-            hash_patience: Duration::from_millis(40),
         }
     }
 }

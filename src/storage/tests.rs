@@ -150,7 +150,7 @@ impl<S: Storage> Rig<S> {
         }
     }
     /// All results are good; the pieces in order.
-    pub(super) fn good(&mut self) -> Vec<u32> {
+    fn good(&mut self) -> Vec<u32> {
         let mut pieces: Vec<u32> = self.settle().iter().map(good).collect();
         pieces.sort_unstable();
         pieces
@@ -209,8 +209,6 @@ pub(super) fn config(lane: Lane) -> StorageConfig {
         window: 64 << 10,
         map_limit: MIB,
         gather_limit: 4 * MIB,
-        // Whoever has no timer does not wait.
-        hash_patience: Duration::ZERO,
         ..Default::default()
     }
 }
@@ -854,6 +852,36 @@ fn a_full_disk_fails_its_torrent_only() {
     });
     Command::new("umount").arg(small.path()).status().unwrap();
     result.unwrap();
+}
+
+#[test]
+fn pieces_wait_for_company_only_while_bytes_land() {
+    let (tmp, layout) = (TempDir::new(), layout(65_536, &[("f", 1 << 20)]));
+    let mut rig = Rig::new(Disk::new(config(Lane::Gather)), &layout, tmp.path());
+    if rig.s.hasher.lanes.width() < 4 {
+        eprintln!("skipped: this processor hashes one piece at a time");
+        return;
+    }
+    rig.receive_piece(0);
+    rig.hash(0);
+    assert!(rig.s.work(MIB));
+    assert_eq!(rig.s.poll_done(), None, "waits: bytes have just landed");
+    assert!(!rig.s.work(MIB), "nothing landed since");
+    assert_eq!(rig.s.poll_done().as_ref().map(good), Some(0));
+    for i in 1..5 {
+        rig.receive_piece(i);
+        rig.hash(i);
+    }
+    assert!(!rig.s.work(MIB), "four need not wait");
+    assert_eq!(rig.good(), [1, 2, 3, 4]);
+    // Company that never comes is not waited for for ever.
+    rig.receive_piece(5);
+    rig.hash(5);
+    let turns = (0..1000).position(|_| {
+        rig.receive_block(6, 0);
+        !rig.s.work(MIB)
+    });
+    assert!(turns.is_some_and(|n| n > 1 && n < 100), "{turns:?}");
 }
 
 /// Random torrents and random operations, compared with a plain vector.
