@@ -17,9 +17,14 @@
 //! log and costs a check at the next start; it does not keep a download from its end. It is tried
 //! again with the next sync.
 //!
-//! Invariants: at most one job is under way a torrent, its resume record apart.
+//! What a torrent is, is written only when the folder says something else, so that a start with ten thousand known
+//! torrents stores none of them again. That it can be read does not tell that a power cut would leave it, so
+//! the folder is synced, once for all that are known by then.
+//!
+//! Invariants: at most one job is under way a torrent, its resume record and what it is apart; nothing looks at
+//! all torrents in a turn.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::{Folder, Job, name};
 use crate::api::{Add, FileStamp, Note};
@@ -74,7 +79,11 @@ enum What {
     /// `D` records wait for it: see [`Kept::waiting`].
     Journal(TorrentKey, Option<u32>),
     Record(TorrentKey),
-    Torrent(TorrentKey),
+    Torrent(TorrentKey, InfoHash),
+    /// What was stored already: see [`Keeper::known`].
+    Known,
+    /// What a torrent is, is removed.
+    Gone(InfoHash),
     Other,
 }
 
@@ -93,6 +102,14 @@ pub struct Keeper<F> {
     folder: F,
     boot: u64,
     kept: BTreeMap<TorrentKey, Kept>,
+    /// Those of them that may have something to be written.
+    touched: BTreeSet<TorrentKey>,
+    /// Torrents of which the folder says what it should: while it is being synced, and that wait for the next time.
+    known: (Vec<TorrentKey>, Vec<TorrentKey>),
+    /// How many jobs are under way that change what the folder says of a torrent.
+    changing: BTreeMap<InfoHash, u32>,
+    /// Such a job has failed: what the folder says now may not be what the device has, and no sync would tell.
+    doubtful: bool,
     /// Journals that were read and whose torrent has not begun: the next number.
     read: BTreeMap<InfoHash, (u32, usize)>,
     jobs: BTreeMap<u64, What>,
@@ -107,6 +124,10 @@ impl<F: Folder> Keeper<F> {
             folder,
             boot,
             kept: BTreeMap::new(),
+            touched: BTreeSet::new(),
+            known: (Vec::new(), Vec::new()),
+            changing: BTreeMap::new(),
+            doubtful: false,
             read: BTreeMap::new(),
             jobs: BTreeMap::new(),
             ticket: 0,
@@ -209,22 +230,48 @@ impl<F: Folder> Keeper<F> {
 
     /// Keeps what is needed to begin with a torrent again.
     pub fn remember(&mut self, key: TorrentKey, info_hash: &InfoHash, bytes: Vec<u8>) {
-        self.submit(What::Torrent(key), Job::Replace { name: name::torrent(info_hash), bytes });
+        let name = name::torrent(info_hash);
+        let settled = !self.doubtful && !self.changing.contains_key(info_hash);
+        if settled && self.folder.read(&name).is_ok_and(|there| there.as_ref() == Some(&bytes)) {
+            self.known.1.push(key);
+            return self.sync_known();
+        }
+        *self.changing.entry(*info_hash).or_default() += 1;
+        self.submit(What::Torrent(key, *info_hash), Job::Replace { name, bytes });
+    }
+
+    /// A name that can be read may have been given shortly before the earlier process was killed.
+    fn sync_known(&mut self) {
+        if self.known.0.is_empty() && !self.known.1.is_empty() {
+            self.known.0 = std::mem::take(&mut self.known.1);
+            self.submit(What::Known, Job::SyncFolder);
+        }
+    }
+
+    fn changed(&mut self, info_hash: &InfoHash, failed: bool) {
+        self.doubtful |= failed;
+        if let Some(n) = self.changing.get_mut(info_hash) {
+            *n -= 1;
+            if *n == 0 {
+                self.changing.remove(info_hash);
+            }
+        }
     }
 
     /// It is not among those that [`Keeper::recall`] finds any more; all else that is kept of it stays.
     pub fn dismiss(&mut self, info_hash: &InfoHash) {
-        self.remove(vec![name::torrent(info_hash)]);
+        *self.changing.entry(*info_hash).or_default() += 1;
+        self.remove(What::Gone(*info_hash), vec![name::torrent(info_hash)]);
     }
 
     /// Files are gone at once, and once more behind the jobs that may be making them anew.
-    fn remove(&mut self, names: Vec<String>) {
+    fn remove(&mut self, what: What, names: Vec<String>) {
         for name in &names {
             if let Err(e) = self.folder.remove(name) {
                 log::error!("{name}: {e}");
             }
         }
-        self.submit(What::Other, Job::Remove { names });
+        self.submit(what, Job::Remove { names });
     }
 
     fn submit(&mut self, what: What, job: Job) {
@@ -239,6 +286,7 @@ impl<F: Folder> Keeper<F> {
             return self.begin(s, st, key, info_hash, rewrite, checking);
         }
         let Some(k) = self.kept.get_mut(&key) else { return };
+        self.touched.insert(key);
         match note {
             Note::Begin { .. } => {}
             Note::Settled if k.phase == Phase::Trading => {}
@@ -274,6 +322,7 @@ impl<F: Folder> Keeper<F> {
         rewrite: bool,
         checking: bool,
     ) {
+        self.touched.insert(key);
         let (next, size) = self.read.remove(info_hash).unwrap_or((1, 0));
         let boot = self.boot;
         let k = self.kept.entry(key).or_insert_with(|| Kept {
@@ -368,8 +417,8 @@ impl<F: Folder> Keeper<F> {
 
     fn sync_journal(&mut self, key: TorrentKey) {
         let Some(k) = self.kept.get_mut(&key) else { return };
-        let under_way = self.jobs.values().any(|w| matches!(w, What::Journal(of, _) if *of == key));
-        if !(k.waiting.is_some() || k.lost) || under_way {
+        let under_way = || self.jobs.values().any(|w| matches!(w, What::Journal(of, _) if *of == key));
+        if !(k.waiting.is_some() || k.lost) || under_way() {
             return;
         }
         match k.stage {
@@ -403,7 +452,7 @@ impl<F: Folder> Keeper<F> {
         let Some(k) = self.kept.get_mut(&key) else { return };
         if std::mem::take(&mut k.losing) {
             let names = vec![name::have(&k.writer.info_hash), name::have_new(&k.writer.info_hash)];
-            self.remove(names);
+            self.remove(What::Other, names);
         }
     }
 
@@ -461,7 +510,8 @@ impl<F: Folder> Keeper<F> {
         self.kept.remove(&key);
         // What makes it come back goes first.
         let names = [name::torrent, name::have, name::have_new, name::resume, name::info];
-        self.remove(names.iter().map(|name| name(info_hash)).collect());
+        *self.changing.entry(*info_hash).or_default() += 1;
+        self.remove(What::Gone(*info_hash), names.iter().map(|name| name(info_hash)).collect());
     }
 
     /// Once a turn: writes what was gathered, and takes jobs further. Returns what the session is to be told.
@@ -472,9 +522,10 @@ impl<F: Folder> Keeper<F> {
         }
         // Not between the writing of `D` and the answer: the snapshot would not know of it.
         let grown = |k: &Kept| k.stage == Stage::Ready && k.waiting.is_none() && k.size.1 > COMPACT.max(k.size.0);
-        let busy: Vec<_> =
-            self.kept.iter().filter(|(_, k)| !k.batch.is_empty() || grown(k)).map(|(key, _)| *key).collect();
-        for key in busy {
+        for key in std::mem::take(&mut self.touched) {
+            if !self.kept.get(&key).is_some_and(|k| !k.batch.is_empty() || grown(k)) {
+                continue;
+            }
             self.flush(key);
             if self.kept.get(&key).is_some_and(|k| k.lost) {
                 self.sync_journal(key);
@@ -487,6 +538,9 @@ impl<F: Folder> Keeper<F> {
     }
 
     fn job_done(&mut self, what: What, result: std::io::Result<()>) {
+        if let What::Snapshot(key) | What::Folder(key) | What::Journal(key, _) = what {
+            self.touched.insert(key);
+        }
         match (what, result) {
             (What::Record(key), result) => {
                 if let Err(e) = result {
@@ -497,10 +551,22 @@ impl<F: Folder> Keeper<F> {
                     self.note_closed(key);
                 }
             }
-            (What::Torrent(key), result) => {
+            (What::Torrent(key, info_hash), result) => {
+                self.changed(&info_hash, result.is_err());
                 self.answers.push_back(Answer::Remembered(key, result.map_err(|e| e.to_string())));
             }
-            (What::Other, result) => {
+            (What::Known, result) => {
+                self.doubtful |= result.is_err();
+                for key in std::mem::take(&mut self.known.0) {
+                    let told = result.as_ref().map_err(ToString::to_string);
+                    self.answers.push_back(Answer::Remembered(key, told.copied()));
+                }
+                self.sync_known();
+            }
+            (What::Gone(_) | What::Other, result) => {
+                if let What::Gone(info_hash) = what {
+                    self.changed(&info_hash, result.is_err());
+                }
                 if let Err(e) = result {
                     log::warn!("cannot keep what is known for the next start: {e}");
                 }
