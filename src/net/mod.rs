@@ -15,6 +15,7 @@ mod interfaces;
 mod late;
 mod link;
 mod listen;
+mod locks;
 mod lsd;
 mod network;
 mod portmap;

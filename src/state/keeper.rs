@@ -104,6 +104,8 @@ pub struct Keeper<F> {
     kept: BTreeMap<TorrentKey, Kept>,
     /// Those of them that may have something to be written.
     touched: BTreeSet<TorrentKey>,
+    /// Torrents whose journal is being synced.
+    syncing: BTreeSet<TorrentKey>,
     /// Torrents of which the folder says what it should: while it is being synced, and that wait for the next time.
     known: (Vec<TorrentKey>, Vec<TorrentKey>),
     /// How many jobs are under way that change what the folder says of a torrent.
@@ -125,6 +127,7 @@ impl<F: Folder> Keeper<F> {
             boot,
             kept: BTreeMap::new(),
             touched: BTreeSet::new(),
+            syncing: BTreeSet::new(),
             known: (Vec::new(), Vec::new()),
             changing: BTreeMap::new(),
             doubtful: false,
@@ -417,14 +420,14 @@ impl<F: Folder> Keeper<F> {
 
     fn sync_journal(&mut self, key: TorrentKey) {
         let Some(k) = self.kept.get_mut(&key) else { return };
-        let under_way = || self.jobs.values().any(|w| matches!(w, What::Journal(of, _) if *of == key));
-        if !(k.waiting.is_some() || k.lost) || under_way() {
+        if !(k.waiting.is_some() || k.lost) || self.syncing.contains(&key) {
             return;
         }
         match k.stage {
             Stage::Ready => {
                 let (name, waiting) = (name::have(&k.writer.info_hash), k.waiting);
                 k.lost = false;
+                self.syncing.insert(key);
                 self.submit(What::Journal(key, waiting), Job::Sync { name });
             }
             // The journal cannot be kept, but the data is where it should be.
@@ -540,6 +543,9 @@ impl<F: Folder> Keeper<F> {
     fn job_done(&mut self, what: What, result: std::io::Result<()>) {
         if let What::Snapshot(key) | What::Folder(key) | What::Journal(key, _) = what {
             self.touched.insert(key);
+        }
+        if let What::Journal(key, _) = what {
+            self.syncing.remove(&key);
         }
         match (what, result) {
             (What::Record(key), result) => {
