@@ -8,6 +8,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use crate::error::Error;
 use crate::id::InfoHash;
@@ -17,6 +18,10 @@ use crate::storage::{file_system_of, lock_byte};
 
 /// Does not follow links, does not wait for the other end of a FIFO.
 const SAFE: i32 = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+
+/// An append that takes so long was late, and those of the next while are the helper's.
+const LATE: Duration = Duration::from_millis(20);
+const SLOW_FOR: Duration = Duration::from_secs(60);
 
 /// The file whose bytes are locked.
 const LOCK: &str = "lock";
@@ -30,6 +35,10 @@ pub(super) struct StateDir {
     hand: Hand,
     /// What the helper tells its volume by.
     volume: u64,
+    /// The volume is known to be slow: see [`Folder::waits`].
+    slow: bool,
+    /// It was slow here, and is not tried again until then.
+    slow_until: Option<Instant>,
 }
 
 impl StateDir {
@@ -45,7 +54,7 @@ impl StateDir {
         let locks = options.open(&path).map(Arc::new);
         let locks = locks.map_err(|e| log::warn!("{}: no lock against another instance: {e}", path.display())).ok();
         let volume = file_system_of(&dir);
-        let mut state = Self { dir, locks, has_dht: false, hand, volume };
+        let mut state = Self { dir, locks, has_dht: false, hand, volume, slow: false, slow_until: None };
         state.has_dht = state.lock_at(0);
         Ok(state)
     }
@@ -69,6 +78,16 @@ impl StateDir {
         if let Some(locks) = &self.locks {
             let _ = lock_byte(locks, place(info_hash), false);
         }
+    }
+
+    /// The volume that it is on.
+    pub(super) fn volume(&self) -> u64 {
+        self.volume
+    }
+
+    /// What is known of that volume by what is downloaded to it.
+    pub(super) fn set_slow(&mut self, slow: bool) {
+        self.slow = slow;
     }
 
     /// Where the helper has no thread: does a job. True when more wait.
@@ -108,6 +127,12 @@ fn carry_out(dir: &Path, job: &Job) -> io::Result<()> {
             fs::rename(&temp, &path)?;
             sync_folder()
         }
+        Job::Append { name, bytes } => append(&dir.join(name), bytes),
+        Job::Adopt { from, to, bytes } => {
+            append(&dir.join(from), bytes)?;
+            fs::rename(dir.join(from), dir.join(to))?;
+            sync_folder()
+        }
         Job::Sync { name } => OpenOptions::new().read(true).custom_flags(SAFE).open(dir.join(name))?.sync_data(),
         Job::Remove { names } => {
             for name in names {
@@ -117,6 +142,10 @@ fn carry_out(dir: &Path, job: &Job) -> io::Result<()> {
         }
         Job::SyncFolder => sync_folder(),
     }
+}
+
+fn append(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    OpenOptions::new().append(true).custom_flags(SAFE).open(path)?.write_all(bytes)
 }
 
 fn remove(path: &Path) -> io::Result<()> {
@@ -148,8 +177,21 @@ impl Folder for StateDir {
         Ok(Some(bytes))
     }
 
+    fn waits(&mut self) -> bool {
+        let waits = self.slow || self.slow_until.is_some_and(|until| Instant::now() < until);
+        if !waits {
+            self.slow_until = None;
+        }
+        waits && self.hand.is_threaded()
+    }
+
     fn append(&mut self, name: &str, bytes: &[u8]) -> io::Result<()> {
-        OpenOptions::new().append(true).custom_flags(SAFE).open(self.dir.join(name))?.write_all(bytes)
+        let begin = Instant::now();
+        let result = append(&self.dir.join(name), bytes);
+        if begin.elapsed() >= LATE {
+            self.slow_until = Some(Instant::now() + SLOW_FOR);
+        }
+        result
     }
 
     fn rename(&mut self, from: &str, to: &str) -> io::Result<()> {
