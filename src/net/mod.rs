@@ -15,6 +15,7 @@ mod interfaces;
 mod late;
 mod link;
 mod listen;
+mod locks;
 mod lsd;
 mod network;
 mod portmap;
@@ -333,10 +334,9 @@ impl Loop {
             }
             // Wherever the next start is made from.
             add.dir = std::path::absolute(&add.dir).unwrap_or(add.dir);
-            if let Some(info) = state.load_metadata(&hash).filter(|_| !add.meta.is_known()) {
-                if let Err(e) = add.meta.learn(&info) {
-                    log::warn!("what was kept of {hash} is of no use: {e}");
-                }
+            let info = if add.meta.is_known() { None } else { state.load_metadata(&hash) };
+            if let Some(Err(e)) = info.map(|info| add.meta.learn(&info)) {
+                log::warn!("what was kept of {hash} is of no use: {e}");
             }
             if add.resume.is_none() && add.meta.is_known() {
                 (add.resume, add.journal) = state.load(&hash, add.meta.hashes.len() as u32);

@@ -10,26 +10,26 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::locks::Locks;
 use crate::error::Error;
 use crate::id::InfoHash;
 use crate::state::{FILE_MAX, Folder, Job};
+use crate::storage::file_system_of;
 use crate::storage::helper::Hand;
-use crate::storage::{file_system_of, lock_byte};
 
 /// Does not follow links, does not wait for the other end of a FIFO.
-const SAFE: i32 = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+pub(super) const SAFE: i32 = libc::O_NOFOLLOW | libc::O_NONBLOCK;
 
 /// An append that takes so long was late, and those of the next while are the helper's.
 const LATE: Duration = Duration::from_millis(20);
 const SLOW_FOR: Duration = Duration::from_secs(60);
 
-/// The file whose bytes are locked.
-const LOCK: &str = "lock";
-
 pub(super) struct StateDir {
     dir: PathBuf,
     /// Held until the last job is done. `None`: nothing can be locked here.
-    locks: Option<Arc<File>>,
+    locks: Option<Arc<Locks>>,
+    /// It was told that not everything can be locked.
+    warned: bool,
     /// What the DHT node knows is this process's to keep, and no other's.
     pub(super) has_dht: bool,
     hand: Hand,
@@ -47,36 +47,34 @@ impl StateDir {
         if let Err(source) = fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir) {
             return Err(Error::File { path: dir, source });
         }
-        let path = dir.join(LOCK);
-        let mut options = OpenOptions::new();
-        options.read(true).write(true).create(true).truncate(false).mode(0o600).custom_flags(SAFE);
         // A volume that is full or read-only keeps nobody from starting.
-        let locks = options.open(&path).map(Arc::new);
-        let locks = locks.map_err(|e| log::warn!("{}: no lock against another instance: {e}", path.display())).ok();
+        let locks = Locks::open(dir.clone()).map(Arc::new);
+        let locks = locks.map_err(|e| log::warn!("no lock against another instance: {e}")).ok();
         let volume = file_system_of(&dir);
-        let mut state = Self { dir, locks, has_dht: false, hand, volume, slow: false, slow_until: None };
-        state.has_dht = state.lock_at(0);
+        let mut state = Self { dir, locks, warned: false, has_dht: false, hand, volume, slow: false, slow_until: None };
+        state.has_dht = state.taken(Locks::take_dht);
         Ok(state)
     }
 
-    fn lock_at(&mut self, at: u64) -> bool {
+    fn taken(&mut self, take: impl FnOnce(&Locks) -> io::Result<bool>) -> bool {
         let Some(locks) = &self.locks else { return true };
-        lock_byte(locks, at, true).unwrap_or_else(|e| {
-            log::warn!("{}: cannot be locked against another instance: {e}", self.dir.display());
-            self.locks = None;
+        take(locks).unwrap_or_else(|e| {
+            if !std::mem::replace(&mut self.warned, true) {
+                log::warn!("{}: cannot be locked against another instance: {e}", self.dir.display());
+            }
             true
         })
     }
 
     /// Takes a torrent for this process. False when another has it.
     pub(super) fn lock(&mut self, info_hash: &InfoHash) -> bool {
-        self.lock_at(place(info_hash))
+        self.taken(|locks| locks.take(info_hash))
     }
 
     /// Gives it free again.
     pub(super) fn unlock(&mut self, info_hash: &InfoHash) {
         if let Some(locks) = &self.locks {
-            let _ = lock_byte(locks, place(info_hash), false);
+            locks.give(info_hash);
         }
     }
 
@@ -94,12 +92,6 @@ impl StateDir {
     pub(super) fn work(&mut self) -> bool {
         self.hand.work()
     }
-}
-
-/// A torrent's byte in the file of locks; that at 0 is another's.
-fn place(info_hash: &InfoHash) -> u64 {
-    let head = info_hash.as_bytes()[..8].try_into().expect("eight bytes");
-    (u64::from_be_bytes(head) >> 2) | 1
 }
 
 fn create(path: &Path, bytes: &[u8]) -> io::Result<()> {
@@ -221,4 +213,40 @@ pub(super) fn boot() -> u64 {
     let id = fs::read("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     let fnv = |h: u64, b: &u8| (h ^ u64::from(*b)).wrapping_mul(0x0100_0000_01B3);
     if id.is_empty() { 0 } else { id.iter().fold(0xCBF2_9CE4_8422_2325, fnv) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn jobs_append_and_give_names() {
+        let dir = std::env::temp_dir().join(format!("btmio-state-{}", std::process::id()));
+        let mut state = StateDir::open(dir.clone(), Hand::alone()).unwrap();
+        let (from, to) = (String::from("a.new"), String::from("a"));
+        let jobs = [
+            Job::Append { name: to.clone(), bytes: b"nowhere".to_vec() },
+            Job::Create { name: to.clone(), bytes: b"old".to_vec() },
+            Job::Append { name: to.clone(), bytes: b"er".to_vec() },
+            Job::Create { name: from.clone(), bytes: b"ne".to_vec() },
+            Job::Adopt { from: from.clone(), to: to.clone(), bytes: b"w".to_vec() },
+            Job::Adopt { from: from.clone(), to: to.clone(), bytes: b"none".to_vec() },
+        ];
+        let mut seen = Vec::new();
+        for (ticket, job) in jobs.into_iter().enumerate() {
+            state.submit(ticket as u64, job);
+            assert!(!state.work());
+            let (done, result) = state.poll_done().unwrap();
+            assert_eq!(done, ticket as u64);
+            seen.push((result.is_ok(), state.read(&to).unwrap().unwrap_or_default()));
+        }
+        let wanted = [(false, ""), (true, "old"), (true, "older"), (true, "older"), (true, "new"), (false, "new")];
+        assert_eq!(seen, wanted.map(|(ok, bytes)| (ok, bytes.as_bytes().to_vec())));
+        assert!(state.read(&from).unwrap().is_none());
+        // Where nobody else does the jobs there is nothing to be gained.
+        state.set_slow(true);
+        assert!(!state.waits());
+        drop(state);
+        fs::remove_dir_all(&dir).unwrap();
+    }
 }

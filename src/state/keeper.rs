@@ -22,10 +22,15 @@
 //! log and costs a check at the next start; it does not keep a download from its end. It is tried
 //! again with the next sync.
 //!
+//! What a torrent is, is written only when the folder says something else, so that a start with ten thousand known
+//! torrents stores none of them again. That it can be read does not tell that a power cut would leave it, so
+//! the folder is synced, once for all that are known by then.
+//!
 //! Invariants: of the jobs that make, name and sync a journal at most one is under way, and those of a journal that was
-//! given up change nothing of the one after it (`life`); nothing is appended by the loop while an append is queued.
+//! given up change nothing of the one after it (`life`); nothing is appended by the loop while an append is queued;
+//! nothing looks at all torrents in a turn.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::{Folder, Job, name};
 use crate::api::{Add, FileStamp, Note};
@@ -87,7 +92,11 @@ enum What {
     /// `D` records wait for it: see [`Kept::waiting`].
     Journal(TorrentKey, u32, Option<u32>),
     Record(TorrentKey),
-    Torrent(TorrentKey),
+    Torrent(TorrentKey, InfoHash),
+    /// What was stored already: see [`Keeper::known`].
+    Known,
+    /// What a torrent is, is removed.
+    Gone(InfoHash),
     Other,
 }
 
@@ -106,6 +115,16 @@ pub struct Keeper<F> {
     folder: F,
     boot: u64,
     kept: BTreeMap<TorrentKey, Kept>,
+    /// Those of them that may have something to be written.
+    touched: BTreeSet<TorrentKey>,
+    /// Torrents whose journal is being synced.
+    syncing: BTreeSet<TorrentKey>,
+    /// Torrents of which the folder says what it should: while it is being synced, and that wait for the next time.
+    known: (Vec<TorrentKey>, Vec<TorrentKey>),
+    /// How many jobs are under way that change what the folder says of a torrent.
+    changing: BTreeMap<InfoHash, u32>,
+    /// Such a job has failed: what the folder says now may not be what the device has, and no sync would tell.
+    doubtful: bool,
     /// Journals that were read and whose torrent has not begun: the next number.
     read: BTreeMap<InfoHash, (u32, usize)>,
     jobs: BTreeMap<u64, What>,
@@ -120,6 +139,11 @@ impl<F: Folder> Keeper<F> {
             folder,
             boot,
             kept: BTreeMap::new(),
+            touched: BTreeSet::new(),
+            syncing: BTreeSet::new(),
+            known: (Vec::new(), Vec::new()),
+            changing: BTreeMap::new(),
+            doubtful: false,
             read: BTreeMap::new(),
             jobs: BTreeMap::new(),
             ticket: 0,
@@ -222,22 +246,48 @@ impl<F: Folder> Keeper<F> {
 
     /// Keeps what is needed to begin with a torrent again.
     pub fn remember(&mut self, key: TorrentKey, info_hash: &InfoHash, bytes: Vec<u8>) {
-        self.submit(What::Torrent(key), Job::Replace { name: name::torrent(info_hash), bytes });
+        let name = name::torrent(info_hash);
+        let settled = !self.doubtful && !self.changing.contains_key(info_hash);
+        if settled && self.folder.read(&name).is_ok_and(|there| there.as_ref() == Some(&bytes)) {
+            self.known.1.push(key);
+            return self.sync_known();
+        }
+        *self.changing.entry(*info_hash).or_default() += 1;
+        self.submit(What::Torrent(key, *info_hash), Job::Replace { name, bytes });
+    }
+
+    /// A name that can be read may have been given shortly before the earlier process was killed.
+    fn sync_known(&mut self) {
+        if self.known.0.is_empty() && !self.known.1.is_empty() {
+            self.known.0 = std::mem::take(&mut self.known.1);
+            self.submit(What::Known, Job::SyncFolder);
+        }
+    }
+
+    fn changed(&mut self, info_hash: &InfoHash, failed: bool) {
+        self.doubtful |= failed;
+        if let Some(n) = self.changing.get_mut(info_hash) {
+            *n -= 1;
+            if *n == 0 {
+                self.changing.remove(info_hash);
+            }
+        }
     }
 
     /// It is not among those that [`Keeper::recall`] finds any more; all else that is kept of it stays.
     pub fn dismiss(&mut self, info_hash: &InfoHash) {
-        self.remove(vec![name::torrent(info_hash)]);
+        *self.changing.entry(*info_hash).or_default() += 1;
+        self.remove(What::Gone(*info_hash), vec![name::torrent(info_hash)]);
     }
 
     /// Files are gone at once, and once more behind the jobs that may be making them anew.
-    fn remove(&mut self, names: Vec<String>) {
+    fn remove(&mut self, what: What, names: Vec<String>) {
         for name in &names {
             if let Err(e) = self.folder.remove(name) {
                 log::error!("{name}: {e}");
             }
         }
-        self.submit(What::Other, Job::Remove { names });
+        self.submit(what, Job::Remove { names });
     }
 
     fn submit(&mut self, what: What, job: Job) {
@@ -252,6 +302,7 @@ impl<F: Folder> Keeper<F> {
             return self.begin(s, st, key, info_hash, rewrite, checking);
         }
         let Some(k) = self.kept.get_mut(&key) else { return };
+        self.touched.insert(key);
         match note {
             Note::Begin { .. } => {}
             Note::Settled if k.phase == Phase::Trading => {}
@@ -287,6 +338,7 @@ impl<F: Folder> Keeper<F> {
         rewrite: bool,
         checking: bool,
     ) {
+        self.touched.insert(key);
         let (next, size) = self.read.remove(info_hash).unwrap_or((1, 0));
         let boot = self.boot;
         let k = self.kept.entry(key).or_insert_with(|| Kept {
@@ -380,14 +432,14 @@ impl<F: Folder> Keeper<F> {
         // An `L` that is not there yet is not synced.
         self.flush(key);
         let Some(k) = self.kept.get_mut(&key) else { return };
-        let under_way = self.jobs.values().any(|w| matches!(w, What::Journal(of, ..) if *of == key));
-        if !(k.waiting.is_some() || k.lost) || under_way {
+        if !(k.waiting.is_some() || k.lost) || self.syncing.contains(&key) {
             return;
         }
         match k.stage {
             Stage::Ready => {
                 let (name, what) = (name::have(&k.writer.info_hash), What::Journal(key, k.life, k.waiting));
                 k.lost = false;
+                self.syncing.insert(key);
                 self.submit(what, Job::Sync { name });
             }
             // The journal cannot be kept, but the data is where it should be.
@@ -423,7 +475,7 @@ impl<F: Folder> Keeper<F> {
         if std::mem::take(&mut k.losing) {
             // In this order: what is being renamed meanwhile is caught under one name or the other.
             let names = vec![name::have_new(&k.writer.info_hash), name::have(&k.writer.info_hash)];
-            self.remove(names);
+            self.remove(What::Other, names);
         }
     }
 
@@ -504,7 +556,8 @@ impl<F: Folder> Keeper<F> {
         self.kept.remove(&key);
         // What makes it come back goes first.
         let names = [name::torrent, name::have, name::have_new, name::resume, name::info];
-        self.remove(names.iter().map(|name| name(info_hash)).collect());
+        *self.changing.entry(*info_hash).or_default() += 1;
+        self.remove(What::Gone(*info_hash), names.iter().map(|name| name(info_hash)).collect());
     }
 
     /// Once a turn: writes what was gathered, and takes jobs further. Returns what the session is to be told.
@@ -515,9 +568,10 @@ impl<F: Folder> Keeper<F> {
         }
         // Not between the writing of `D` and the answer: the snapshot would not know of it.
         let grown = |k: &Kept| k.stage == Stage::Ready && k.waiting.is_none() && k.size.1 > COMPACT.max(k.size.0);
-        let busy: Vec<_> =
-            self.kept.iter().filter(|(_, k)| !k.batch.is_empty() || grown(k)).map(|(key, _)| *key).collect();
-        for key in busy {
+        for key in std::mem::take(&mut self.touched) {
+            if !self.kept.get(&key).is_some_and(|k| !k.batch.is_empty() || grown(k)) {
+                continue;
+            }
             self.flush(key);
             if self.kept.get(&key).is_some_and(|k| k.lost) {
                 self.sync_journal(key);
@@ -530,6 +584,12 @@ impl<F: Folder> Keeper<F> {
     }
 
     fn job_done(&mut self, what: What, result: std::io::Result<()>) {
+        if let What::Snapshot(key, _) | What::Folder(key, _) | What::Append(key, ..) | What::Journal(key, ..) = what {
+            self.touched.insert(key);
+        }
+        if let What::Journal(key, ..) = what {
+            self.syncing.remove(&key);
+        }
         match (what, result) {
             (What::Record(key), result) => {
                 if let Err(e) = result {
@@ -540,10 +600,22 @@ impl<F: Folder> Keeper<F> {
                     self.note_closed(key);
                 }
             }
-            (What::Torrent(key), result) => {
+            (What::Torrent(key, info_hash), result) => {
+                self.changed(&info_hash, result.is_err());
                 self.answers.push_back(Answer::Remembered(key, result.map_err(|e| e.to_string())));
             }
-            (What::Other, result) => {
+            (What::Known, result) => {
+                self.doubtful |= result.is_err();
+                for key in std::mem::take(&mut self.known.0) {
+                    let told = result.as_ref().map_err(ToString::to_string);
+                    self.answers.push_back(Answer::Remembered(key, told.copied()));
+                }
+                self.sync_known();
+            }
+            (What::Gone(_) | What::Other, result) => {
+                if let What::Gone(info_hash) = what {
+                    self.changed(&info_hash, result.is_err());
+                }
                 if let Err(e) = result {
                     log::warn!("cannot keep what is known for the next start: {e}");
                 }

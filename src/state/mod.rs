@@ -6,7 +6,7 @@
 //!   HASH.resume    stamps of its files, unfinished pieces, addresses, totals; replaced now and then
 //!   HASH.info      the info dictionary of one that was added by a magnet link
 //!   dht            what the DHT node knows
-//!   lock           locked by byte: one a torrent, by the process that has it, and one for `dht`
+//!   lock, lock-?   locked by byte: one a torrent, by the process that has it, and one for `dht`
 //!   *.bad          what could not be read, or made no sense, set aside
 //! ```
 //!

@@ -314,3 +314,41 @@ fn an_append_that_fails_ends_its_own_journal_and_no_other() {
     }
     assert!(keeper.kept[&key].stage == Stage::Ready && !replay(&mut keeper, &hash).damaged);
 }
+
+#[test]
+fn what_is_stored_already_is_not_stored_again() {
+    let (s, mut st, mut keeper, key, hash) = ready();
+    let (same, other) = (s.recollection(key).expect("it is there"), b"d5:btmiodee".to_vec());
+    let is_new = |job: Job| matches!(job, Job::Replace { .. });
+    keeper.folder().files.insert(name::torrent(&hash), same.clone());
+    // One sync for the first, and one for all that came meanwhile: names that were given may not be on the device.
+    let keys: Vec<_> = (0..5).map(|n| TorrentKey::new(n, 7)).collect();
+    keys.iter().for_each(|key| keeper.remember(*key, &hash, same.clone()));
+    assert_eq!(keeper.folder().work(), Job::SyncFolder);
+    assert_eq!(keeper.turn(&s, &mut st), Some(Answer::Remembered(keys[0], Ok(()))));
+    assert_eq!(keeper.turn(&s, &mut st), None, "not before the folder is synced");
+    assert_eq!(keeper.folder().work(), Job::SyncFolder);
+    for key in &keys[1..] {
+        assert_eq!(keeper.turn(&s, &mut st), Some(Answer::Remembered(*key, Ok(()))));
+    }
+    assert!(keeper.is_idle() && keeper.folder().jobs.is_empty());
+    // What has changed is stored, and so is what is as it was when that is still on its way.
+    keeper.remember(key, &hash, other);
+    keeper.remember(key, &hash, same.clone());
+    assert!(is_new(keeper.folder().work()) && is_new(keeper.folder().work()));
+    while keeper.turn(&s, &mut st).is_some() {}
+    assert_eq!(keeper.folder().files[&name::torrent(&hash)], same);
+    // A removal is on its way.
+    keeper.dismiss(&hash);
+    keeper.folder().files.insert(name::torrent(&hash), same.clone());
+    keeper.remember(key, &hash, same.clone());
+    assert!(matches!(keeper.folder().work(), Job::Remove { .. }) && is_new(keeper.folder().work()));
+    while keeper.turn(&s, &mut st).is_some() {}
+    // After a failure nothing tells what is on the device.
+    keeper.remember(key, &hash, same.clone());
+    assert_eq!(keeper.folder().work(), Job::SyncFolder);
+    keeper.folder().done.back_mut().expect("it was done").1 = Err(io::Error::other("broken"));
+    assert_eq!(keeper.turn(&s, &mut st), Some(Answer::Remembered(key, Err("broken".into()))));
+    keeper.remember(key, &hash, same);
+    assert!(is_new(keeper.folder().work()));
+}

@@ -80,6 +80,22 @@ impl Subject {
         Ok((stat(self.child.id())?.1, waits))
     }
 
+    /// Waits until it has nothing left to do, its disk included.
+    pub(crate) fn rest(&self, patience: Duration) -> Result<(), String> {
+        const BUSY: f64 = 0.05;
+        let end = Instant::now() + patience;
+        let mut before = self.usage()?.0;
+        while Instant::now() < end {
+            std::thread::sleep(Duration::from_secs(1));
+            let now = self.usage()?.0;
+            if now - before < BUSY {
+                return Ok(());
+            }
+            before = now;
+        }
+        Err("does not come to rest".into())
+    }
+
     /// Waits for it to end well.
     pub(crate) fn until_the_end(mut self, patience: Duration) -> Result<Figures, String> {
         loop {
