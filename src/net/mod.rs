@@ -895,6 +895,8 @@ impl Loop {
     fn state_done(&mut self) {
         let Some(state) = &mut self.state else { return };
         self.disk_more |= state.folder().work();
+        let volume = state.folder().volume();
+        state.folder().set_slow(self.disk.is_slow(volume));
         while let Some(answer) = self.state.as_mut().and_then(|s| s.turn(&self.session, &mut self.disk)) {
             match answer {
                 Answer::Synced(torrent, ticket) => {

@@ -8,6 +8,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use super::locks::Locks;
 use crate::error::Error;
@@ -18,6 +19,10 @@ use crate::storage::helper::Hand;
 
 /// Does not follow links, does not wait for the other end of a FIFO.
 pub(super) const SAFE: i32 = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+
+/// An append that takes so long was late, and those of the next while are the helper's.
+const LATE: Duration = Duration::from_millis(20);
+const SLOW_FOR: Duration = Duration::from_secs(60);
 
 pub(super) struct StateDir {
     dir: PathBuf,
@@ -30,6 +35,10 @@ pub(super) struct StateDir {
     hand: Hand,
     /// What the helper tells its volume by.
     volume: u64,
+    /// The volume is known to be slow: see [`Folder::waits`].
+    slow: bool,
+    /// It was slow here, and is not tried again until then.
+    slow_until: Option<Instant>,
 }
 
 impl StateDir {
@@ -42,7 +51,7 @@ impl StateDir {
         let locks = Locks::open(dir.clone()).map(Arc::new);
         let locks = locks.map_err(|e| log::warn!("no lock against another instance: {e}")).ok();
         let volume = file_system_of(&dir);
-        let mut state = Self { dir, locks, warned: false, has_dht: false, hand, volume };
+        let mut state = Self { dir, locks, warned: false, has_dht: false, hand, volume, slow: false, slow_until: None };
         state.has_dht = state.taken(Locks::take_dht);
         Ok(state)
     }
@@ -67,6 +76,16 @@ impl StateDir {
         if let Some(locks) = &self.locks {
             locks.give(info_hash);
         }
+    }
+
+    /// The volume that it is on.
+    pub(super) fn volume(&self) -> u64 {
+        self.volume
+    }
+
+    /// What is known of that volume by what is downloaded to it.
+    pub(super) fn set_slow(&mut self, slow: bool) {
+        self.slow = slow;
     }
 
     /// Where the helper has no thread: does a job. True when more wait.
@@ -100,6 +119,12 @@ fn carry_out(dir: &Path, job: &Job) -> io::Result<()> {
             fs::rename(&temp, &path)?;
             sync_folder()
         }
+        Job::Append { name, bytes } => append(&dir.join(name), bytes),
+        Job::Adopt { from, to, bytes } => {
+            append(&dir.join(from), bytes)?;
+            fs::rename(dir.join(from), dir.join(to))?;
+            sync_folder()
+        }
         Job::Sync { name } => OpenOptions::new().read(true).custom_flags(SAFE).open(dir.join(name))?.sync_data(),
         Job::Remove { names } => {
             for name in names {
@@ -109,6 +134,10 @@ fn carry_out(dir: &Path, job: &Job) -> io::Result<()> {
         }
         Job::SyncFolder => sync_folder(),
     }
+}
+
+fn append(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    OpenOptions::new().append(true).custom_flags(SAFE).open(path)?.write_all(bytes)
 }
 
 fn remove(path: &Path) -> io::Result<()> {
@@ -140,8 +169,21 @@ impl Folder for StateDir {
         Ok(Some(bytes))
     }
 
+    fn waits(&mut self) -> bool {
+        let waits = self.slow || self.slow_until.is_some_and(|until| Instant::now() < until);
+        if !waits {
+            self.slow_until = None;
+        }
+        waits && self.hand.is_threaded()
+    }
+
     fn append(&mut self, name: &str, bytes: &[u8]) -> io::Result<()> {
-        OpenOptions::new().append(true).custom_flags(SAFE).open(self.dir.join(name))?.write_all(bytes)
+        let begin = Instant::now();
+        let result = append(&self.dir.join(name), bytes);
+        if begin.elapsed() >= LATE {
+            self.slow_until = Some(Instant::now() + SLOW_FOR);
+        }
+        result
     }
 
     fn rename(&mut self, from: &str, to: &str) -> io::Result<()> {
@@ -171,4 +213,40 @@ pub(super) fn boot() -> u64 {
     let id = fs::read("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     let fnv = |h: u64, b: &u8| (h ^ u64::from(*b)).wrapping_mul(0x0100_0000_01B3);
     if id.is_empty() { 0 } else { id.iter().fold(0xCBF2_9CE4_8422_2325, fnv) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn jobs_append_and_give_names() {
+        let dir = std::env::temp_dir().join(format!("btmio-state-{}", std::process::id()));
+        let mut state = StateDir::open(dir.clone(), Hand::alone()).unwrap();
+        let (from, to) = (String::from("a.new"), String::from("a"));
+        let jobs = [
+            Job::Append { name: to.clone(), bytes: b"nowhere".to_vec() },
+            Job::Create { name: to.clone(), bytes: b"old".to_vec() },
+            Job::Append { name: to.clone(), bytes: b"er".to_vec() },
+            Job::Create { name: from.clone(), bytes: b"ne".to_vec() },
+            Job::Adopt { from: from.clone(), to: to.clone(), bytes: b"w".to_vec() },
+            Job::Adopt { from: from.clone(), to: to.clone(), bytes: b"none".to_vec() },
+        ];
+        let mut seen = Vec::new();
+        for (ticket, job) in jobs.into_iter().enumerate() {
+            state.submit(ticket as u64, job);
+            assert!(!state.work());
+            let (done, result) = state.poll_done().unwrap();
+            assert_eq!(done, ticket as u64);
+            seen.push((result.is_ok(), state.read(&to).unwrap().unwrap_or_default()));
+        }
+        let wanted = [(false, ""), (true, "old"), (true, "older"), (true, "older"), (true, "new"), (false, "new")];
+        assert_eq!(seen, wanted.map(|(ok, bytes)| (ok, bytes.as_bytes().to_vec())));
+        assert!(state.read(&from).unwrap().is_none());
+        // Where nobody else does the jobs there is nothing to be gained.
+        state.set_slow(true);
+        assert!(!state.waits());
+        drop(state);
+        fs::remove_dir_all(&dir).unwrap();
+    }
 }

@@ -41,7 +41,7 @@ pub(super) struct FolderFaults {
     pub(super) read: u32,
     /// There is no room, or nothing may be written.
     pub(super) full: bool,
-    /// Jobs take up to so long.
+    /// Jobs take up to so long, and so would appends.
     pub(super) slow: Duration,
 }
 
@@ -56,6 +56,8 @@ pub(super) struct SimFolder {
     jobs: VecDeque<(u64, Job, Instant)>,
     done: VecDeque<(u64, io::Result<()>)>,
     rng: Rng,
+    /// Appends are better left to jobs, whatever the disk is like.
+    waits: bool,
     pub(super) now: Instant,
     pub(super) faults: FolderFaults,
 }
@@ -66,8 +68,9 @@ fn io_error() -> io::Error {
 }
 
 impl SimFolder {
-    pub(super) fn new(rng: Rng) -> Self {
+    pub(super) fn new(mut rng: Rng) -> Self {
         Self {
+            waits: rng.u32(..4) == 0,
             bodies: Vec::new(),
             names: BTreeMap::new(),
             device: BTreeMap::new(),
@@ -136,6 +139,12 @@ impl SimFolder {
                 self.sync_names();
                 Ok(())
             }
+            Job::Append { name, bytes } => self.append(&name, &bytes),
+            Job::Adopt { from, to, bytes } => {
+                self.append(&from, &bytes)?;
+                self.rename(&from, &to)?;
+                self.carry_out(Job::SyncFolder)
+            }
             Job::Sync { name } => match self.names.get(&name) {
                 Some(body) => self.sync(*body),
                 None => Err(io::ErrorKind::NotFound.into()),
@@ -194,12 +203,21 @@ impl SimFolder {
 
     /// The process dies.
     pub(super) fn kill(&mut self) {
-        if let Some((_, Job::Create { name, mut bytes } | Job::Replace { name, mut bytes }, _)) = self.jobs.pop_front()
-        {
-            // Written up to somewhere, under the name it has on its way.
-            bytes.truncate(self.rng.usize(..=bytes.len()));
-            let name = if name.ends_with(".new") { name } else { format!("{name}.tmp") };
-            self.create(&name, bytes);
+        match self.jobs.pop_front() {
+            Some((_, Job::Create { name, mut bytes } | Job::Replace { name, mut bytes }, _)) => {
+                // Written up to somewhere, under the name it has on its way.
+                bytes.truncate(self.rng.usize(..=bytes.len()));
+                let name = if name.ends_with(".new") { name } else { format!("{name}.tmp") };
+                self.create(&name, bytes);
+            }
+            Some((_, Job::Append { name, bytes } | Job::Adopt { from: name, bytes, .. }, _)) => {
+                // Written and not renamed, or written up to somewhere: a write of a few records is rarely cut.
+                let some = if self.rng.bool() { bytes.len() } else { self.rng.usize(..=bytes.len()) };
+                if let Some(body) = self.names.get(&name) {
+                    self.bodies[*body].bytes.extend_from_slice(&bytes[..some]);
+                }
+            }
+            _ => {}
         }
         self.jobs.clear();
         self.done.clear();
@@ -235,6 +253,10 @@ impl Folder for SimFolder {
             return Err(io_error());
         }
         Ok(self.names.get(name).map(|body| self.bodies[*body].bytes.clone()))
+    }
+
+    fn waits(&mut self) -> bool {
+        self.waits || !self.faults.slow.is_zero()
     }
 
     fn append(&mut self, name: &str, bytes: &[u8]) -> io::Result<()> {

@@ -12,6 +12,11 @@
 //! killed. While a snapshot is being made, what is appended to the old journal is kept aside too, and added
 //! to the new one before that takes its place: at no moment is anything missing from the file that has the name.
 //!
+//! Where a plain write may wait for the device ([`Folder::waits`]) it is a job, behind those under way; what a process
+//! that is killed had not got to then is not known at the next start, and is fetched or checked again. Not so what
+//! was lost: a piece is written anew after that, and whoever finds the journal must not believe in the old one. Such a
+//! record is written at once, or the journal goes.
+//!
 //! `D` records are written when the torrent's data has been synced, and the session is told that pieces
 //! are durable when the journal has been synced behind them. A journal that cannot be written is an error in the
 //! log and costs a check at the next start; it does not keep a download from its end. It is tried
@@ -21,8 +26,9 @@
 //! torrents stores none of them again. That it can be read does not tell that a power cut would leave it, so
 //! the folder is synced, once for all that are known by then.
 //!
-//! Invariants: at most one job is under way a torrent, its resume record and what it is apart; nothing looks at
-//! all torrents in a turn.
+//! Invariants: of the jobs that make, name and sync a journal at most one is under way, and those of a journal that was
+//! given up change nothing of the one after it (`life`); nothing is appended by the loop while an append is queued;
+//! nothing looks at all torrents in a turn.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -70,14 +76,21 @@ struct Kept {
     /// Its files are closed: `C` is due when the resume record is stored.
     closed: bool,
     records: u32,
+    /// Grows with each snapshot, and when a journal is given up.
+    life: u32,
+    /// Jobs that append to a journal, or name it with what they append.
+    queued: u32,
 }
 
 #[derive(Clone, Copy, Debug)]
 enum What {
-    Snapshot(TorrentKey),
-    Folder(TorrentKey),
+    Snapshot(TorrentKey, u32),
+    Folder(TorrentKey, u32),
+    Adopt(TorrentKey, u32),
+    /// The flag: to a journal that a snapshot is to replace.
+    Append(TorrentKey, u32, bool),
     /// `D` records wait for it: see [`Kept::waiting`].
-    Journal(TorrentKey, Option<u32>),
+    Journal(TorrentKey, u32, Option<u32>),
     Record(TorrentKey),
     Torrent(TorrentKey, InfoHash),
     /// What was stored already: see [`Keeper::known`].
@@ -341,6 +354,8 @@ impl<F: Folder> Keeper<F> {
             losing: false,
             closed: false,
             records: 0,
+            life: 0,
+            queued: 0,
         });
         (k.phase, k.closed) = (if checking { Phase::Checking } else { Phase::Trading }, false);
         k.stamps.clear();
@@ -353,11 +368,12 @@ impl<F: Folder> Keeper<F> {
 
     /// Replaces the journal by one that says what is known now.
     fn snapshot(&mut self, s: &Session, st: &mut dyn Storage, key: TorrentKey) {
+        // What waits in the batch is in the snapshot too, but for the old journal it comes first.
+        self.flush(key);
         let (Some(k), Some((durable, verified))) = (self.kept.get_mut(&key), s.claims(key)) else { return };
         if !matches!(k.stage, Stage::Absent | Stage::Ready) {
             return;
         }
-        // What waits in the batch is in the snapshot too, but for the old journal it comes first.
         let (mut writer, phase) = (k.writer, k.phase);
         let bytes = {
             let mut of = |p| generation(s, st, key, k, p);
@@ -365,16 +381,10 @@ impl<F: Folder> Keeper<F> {
         };
         k.writer = writer;
         k.size = (bytes.len(), 0);
-        let old = k.stage == Stage::Ready;
-        let batch = std::mem::take(&mut k.batch);
-        k.stage = Stage::Moving(Vec::new(), old);
-        let (have, new) = (name::have(&k.writer.info_hash), name::have_new(&k.writer.info_hash));
-        if old && !batch.is_empty() {
-            if let Err(e) = self.folder.append(&have, &batch) {
-                log::error!("{have}: {e}");
-            }
-        }
-        self.submit(What::Snapshot(key), Job::Create { name: new, bytes });
+        k.stage = Stage::Moving(Vec::new(), k.stage == Stage::Ready);
+        k.life += 1;
+        let (name, life) = (name::have_new(&k.writer.info_hash), k.life);
+        self.submit(What::Snapshot(key, life), Job::Create { name, bytes });
     }
 
     /// The session asks for a sync of these pieces' data.
@@ -419,16 +429,18 @@ impl<F: Folder> Keeper<F> {
     }
 
     fn sync_journal(&mut self, key: TorrentKey) {
+        // An `L` that is not there yet is not synced.
+        self.flush(key);
         let Some(k) = self.kept.get_mut(&key) else { return };
         if !(k.waiting.is_some() || k.lost) || self.syncing.contains(&key) {
             return;
         }
         match k.stage {
             Stage::Ready => {
-                let (name, waiting) = (name::have(&k.writer.info_hash), k.waiting);
+                let (name, what) = (name::have(&k.writer.info_hash), What::Journal(key, k.life, k.waiting));
                 k.lost = false;
                 self.syncing.insert(key);
-                self.submit(What::Journal(key, waiting), Job::Sync { name });
+                self.submit(what, Job::Sync { name });
             }
             // The journal cannot be kept, but the data is where it should be.
             Stage::Absent => {
@@ -444,7 +456,14 @@ impl<F: Folder> Keeper<F> {
     fn broken(&mut self, key: TorrentKey, error: &std::io::Error) {
         let Some(k) = self.kept.get_mut(&key) else { return };
         log::error!("cannot keep the journal of {}: {error}; the next start may have to check", k.writer.info_hash);
+        self.give_up(key);
+    }
+
+    /// Nothing is appended to this journal any more.
+    fn give_up(&mut self, key: TorrentKey) {
+        let Some(k) = self.kept.get_mut(&key) else { return };
         k.stage = Stage::Absent;
+        k.life += 1;
         k.batch.clear();
         self.drop_stale(key);
         self.sync_journal(key);
@@ -454,7 +473,8 @@ impl<F: Folder> Keeper<F> {
     fn drop_stale(&mut self, key: TorrentKey) {
         let Some(k) = self.kept.get_mut(&key) else { return };
         if std::mem::take(&mut k.losing) {
-            let names = vec![name::have(&k.writer.info_hash), name::have_new(&k.writer.info_hash)];
+            // In this order: what is being renamed meanwhile is caught under one name or the other.
+            let names = vec![name::have_new(&k.writer.info_hash), name::have(&k.writer.info_hash)];
             self.remove(What::Other, names);
         }
     }
@@ -473,13 +493,36 @@ impl<F: Folder> Keeper<F> {
         };
         k.size.1 += batch.len();
         let name = name::have(&k.writer.info_hash);
-        if to_old {
-            match (self.folder.append(&name, &batch), &mut k.stage) {
-                (Ok(()), _) => {}
-                // The new one will do without it.
-                (Err(_), Stage::Moving(_, old)) => *old = false,
-                (Err(e), _) => self.broken(key, &e),
+        let losing = journal::tell_of_loss(&batch);
+        if !to_old {
+        } else if k.queued == 0 && (losing || !self.folder.waits()) {
+            match self.folder.append(&name, &batch) {
+                Ok(()) => {}
+                Err(e) => self.not_appended(key, &e),
             }
+        } else if losing {
+            // It would come behind what is queued, and perhaps too late.
+            self.give_up(key);
+        } else {
+            k.queued += 1;
+            let what = What::Append(key, k.life, matches!(k.stage, Stage::Moving(..)));
+            self.submit(what, Job::Append { name, bytes: batch });
+        }
+    }
+
+    /// The journal that has the name misses something.
+    fn not_appended(&mut self, key: TorrentKey, error: &std::io::Error) {
+        match self.kept.get_mut(&key).map(|k| (&mut k.stage, name::have(&k.writer.info_hash))) {
+            // The new one will do without it. Until then it is better to know nothing.
+            Some((Stage::Moving(_, old), name)) => {
+                if std::mem::take(old) {
+                    log::error!("{name}: {error}; if this process ends now, the next start has to check");
+                    if let Err(e) = self.folder.remove(&name) {
+                        log::error!("{name}: {e}");
+                    }
+                }
+            }
+            _ => self.broken(key, error),
         }
     }
 
@@ -541,10 +584,10 @@ impl<F: Folder> Keeper<F> {
     }
 
     fn job_done(&mut self, what: What, result: std::io::Result<()>) {
-        if let What::Snapshot(key) | What::Folder(key) | What::Journal(key, _) = what {
+        if let What::Snapshot(key, _) | What::Folder(key, _) | What::Append(key, ..) | What::Journal(key, ..) = what {
             self.touched.insert(key);
         }
-        if let What::Journal(key, _) = what {
+        if let What::Journal(key, ..) = what {
             self.syncing.remove(&key);
         }
         match (what, result) {
@@ -577,15 +620,32 @@ impl<F: Folder> Keeper<F> {
                     log::warn!("cannot keep what is known for the next start: {e}");
                 }
             }
-            (What::Snapshot(key), Ok(())) => self.name_journal(key),
-            (What::Folder(key), Ok(())) => {
-                if let Some(k) = self.kept.get_mut(&key).filter(|k| k.stage == Stage::Naming) {
+            (What::Append(key, life, to_old), result) => {
+                let Some(k) = self.kept.get_mut(&key) else { return };
+                k.queued -= 1;
+                let concerns = k.life == life && to_old == matches!(k.stage, Stage::Moving(..));
+                // A snapshot that has been begun since is to take its place too.
+                let replaced = k.life == life + 1 && !to_old && matches!(k.stage, Stage::Moving(..));
+                if let (Err(e), true) = (result, concerns || replaced) {
+                    self.not_appended(key, &e);
+                }
+            }
+            (What::Adopt(key, life), result) => {
+                if let Some(k) = self.kept.get_mut(&key) {
+                    k.queued -= 1;
+                }
+                self.job_done(What::Folder(key, life), result);
+            }
+            (What::Snapshot(key, life), Ok(())) => self.name_journal(key, life),
+            (What::Folder(key, life), Ok(())) => {
+                let naming = |k: &&mut Kept| k.stage == Stage::Naming && k.life == life;
+                if let Some(k) = self.kept.get_mut(&key).filter(naming) {
                     k.stage = Stage::Ready;
                     k.losing = k.lost;
                 }
                 self.sync_journal(key);
             }
-            (What::Journal(key, waited), Ok(())) => {
+            (What::Journal(key, _, waited), Ok(())) => {
                 if let Some(k) = self.kept.get_mut(&key).filter(|k| k.stage == Stage::Ready) {
                     k.losing = k.lost;
                 }
@@ -596,19 +656,30 @@ impl<F: Folder> Keeper<F> {
                 }
                 self.sync_journal(key);
             }
-            (What::Snapshot(key) | What::Folder(key) | What::Journal(key, _), Err(e)) => self.broken(key, &e),
+            (What::Snapshot(key, life) | What::Folder(key, life) | What::Journal(key, life, _), Err(e)) => {
+                match self.kept.get(&key) {
+                    Some(k) if k.life == life => self.broken(key, &e),
+                    _ => self.sync_journal(key),
+                }
+            }
         }
     }
 
     /// The snapshot is on the device: it gets what came since, and the name.
-    fn name_journal(&mut self, key: TorrentKey) {
+    fn name_journal(&mut self, key: TorrentKey, life: u32) {
         self.flush(key);
-        let Some(k) = self.kept.get_mut(&key) else { return };
-        let Stage::Moving(since, _) = std::mem::replace(&mut k.stage, Stage::Naming) else { return };
+        let Some(k) = self.kept.get_mut(&key).filter(|k| k.life == life) else { return };
+        let Stage::Moving(since, _) = &mut k.stage else { return };
+        let since = std::mem::take(since);
+        k.stage = Stage::Naming;
         let (have, new) = (name::have(&k.writer.info_hash), name::have_new(&k.writer.info_hash));
+        if k.queued > 0 || self.folder.waits() {
+            k.queued += 1;
+            return self.submit(What::Adopt(key, life), Job::Adopt { from: new, to: have, bytes: since });
+        }
         let appended = if since.is_empty() { Ok(()) } else { self.folder.append(&new, &since) };
         match appended.and_then(|()| self.folder.rename(&new, &have)) {
-            Ok(()) => self.submit(What::Folder(key), Job::SyncFolder),
+            Ok(()) => self.submit(What::Folder(key, life), Job::SyncFolder),
             Err(e) => self.broken(key, &e),
         }
     }

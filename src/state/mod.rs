@@ -79,6 +79,23 @@ pub enum Job {
         /// What is in it.
         bytes: Vec<u8>,
     },
+    /// Adds bytes at the end of a file that is there: see [`Folder::waits`].
+    Append {
+        /// Its name.
+        name: String,
+        /// What is added.
+        bytes: Vec<u8>,
+    },
+    /// Adds bytes at the end of a file that is there, gives it another name, and syncs the folder. A file that has that
+    /// name already is gone.
+    Adopt {
+        /// The name it has.
+        from: String,
+        /// The name it gets.
+        to: String,
+        /// What is added.
+        bytes: Vec<u8>,
+    },
     /// Syncs what has been appended to a file.
     Sync {
         /// Its name.
@@ -105,7 +122,11 @@ pub trait Folder {
     /// than [`FILE_MAX`].
     fn read(&mut self, name: &str) -> io::Result<Option<Vec<u8>>>;
 
-    /// Adds bytes at the end of a file that is there.
+    /// Appending and renaming may wait for the device now, and are better left to jobs: what is written then is lost
+    /// with a process that is killed before the job is done.
+    fn waits(&mut self) -> bool;
+
+    /// Adds bytes at the end of a file that is there. Not while a job that writes to it is under way.
     fn append(&mut self, name: &str, bytes: &[u8]) -> io::Result<()>;
 
     /// Gives a file another name; one that has it already is gone.

@@ -75,6 +75,11 @@ impl Disk {
         }
     }
 
+    /// Whether something is downloaded to the file system of this number, and it is not known to be fast.
+    pub(crate) fn is_slow(&self, file_system: u64) -> bool {
+        self.files.has_slow(file_system)
+    }
+
     fn layout(&self, t: TorrentKey) -> Result<Arc<Layout>, DiskError> {
         Ok(Arc::clone(&self.files.expect(t)?.layout))
     }

@@ -226,6 +226,11 @@ impl Files {
         self.get(t).is_none_or(|x| x.taking > 0 || x.volume.is_none_or(|v| !self.volumes[v].is_fast()))
     }
 
+    /// Whether something is downloaded to the volume of this number, and it is not known to be fast.
+    pub(super) fn has_slow(&self, home: u64) -> bool {
+        self.volumes.iter().any(|v| v.home == home && !v.is_fast())
+    }
+
     /// By which volume the helper keeps a torrent's jobs in order.
     pub(super) fn lane_of(&self, t: TorrentKey) -> u64 {
         self.get(t).and_then(|x| x.lane).unwrap_or(0)
@@ -347,6 +352,7 @@ impl Files {
             }
         };
         let home = self.home(t);
+        self.volumes[volume].home = home.unwrap_or(self.volumes[volume].home);
         if let Some(torrent) = self.get_mut(t) {
             torrent.volume = Some(volume);
             torrent.lane = torrent.lane.or(home);

@@ -44,6 +44,8 @@ const LATE_SYNC: Duration = Duration::from_secs(1);
 pub(super) struct Volume {
     /// Its number.
     pub(super) dev: u64,
+    /// By which the helper keeps its jobs in order; 0 when unknown.
+    pub(super) home: u64,
     pub(super) kind: FsKind,
     fast: bool,
     /// Quick probes that are missing for it to be fast, and how many were needed the last time.
@@ -59,7 +61,7 @@ pub(super) struct Volume {
 impl Volume {
     pub(super) fn new(dev: u64, kind: FsKind) -> Self {
         let (missing, needed) = (PROBES, PROBES);
-        Self { dev, kind, fast: false, missing, needed, since_probe: 0, unsynced: 0, writes: 0, late: 0 }
+        Self { dev, home: 0, kind, fast: false, missing, needed, since_probe: 0, unsynced: 0, writes: 0, late: 0 }
     }
 
     /// The loop may write to it.

@@ -156,6 +156,11 @@ fn checksum(info_hash: &InfoHash, bytes: &[u8]) -> u32 {
     crc32c(&all)
 }
 
+/// Whether some of these records say that a piece is lost.
+pub fn tell_of_loss(records: &[u8]) -> bool {
+    records.chunks(RECORD).any(|r| r.get(3) == Some(&Kind::Lost.letter()))
+}
+
 /// What can be read of a journal.
 #[derive(Clone, Default, PartialEq, Eq, Debug)]
 pub struct Replay {

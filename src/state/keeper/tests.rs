@@ -15,6 +15,7 @@ struct Files {
     files: BTreeMap<String, Vec<u8>>,
     jobs: VecDeque<(u64, Job)>,
     done: VecDeque<(u64, io::Result<()>)>,
+    waits: bool,
 }
 
 impl Files {
@@ -27,7 +28,12 @@ impl Files {
         if let Job::Remove { names } = &job {
             names.iter().for_each(|name| _ = self.files.remove(name));
         }
-        self.done.push_back((ticket, Ok(())));
+        let result = match &job {
+            Job::Append { name, bytes } => self.append(name, bytes),
+            Job::Adopt { from, to, bytes } => self.append(from, bytes).and_then(|()| self.rename(from, to)),
+            _ => Ok(()),
+        };
+        self.done.push_back((ticket, result));
         job
     }
 }
@@ -38,6 +44,9 @@ impl Folder for Files {
     }
     fn read(&mut self, name: &str) -> io::Result<Option<Vec<u8>>> {
         Ok(self.files.get(name).cloned())
+    }
+    fn waits(&mut self) -> bool {
+        self.waits
     }
     fn append(&mut self, name: &str, bytes: &[u8]) -> io::Result<()> {
         self.files.get_mut(name).ok_or(io::ErrorKind::NotFound)?.extend_from_slice(bytes);
@@ -175,6 +184,135 @@ fn a_torrent_is_remembered_until_it_is_forgotten() {
         keeper.folder().work();
     }
     assert_eq!(keeper.folder().list().expect("a folder"), Vec::<String>::new());
+}
+
+/// The jobs that wait, by what they write to.
+fn waiting(keeper: &mut Keeper<Files>) -> Vec<String> {
+    let say = |job: &Job| match job {
+        Job::Append { name, .. } => format!("append {name}"),
+        Job::Adopt { to, .. } => format!("adopt {to}"),
+        Job::Create { name, .. } => format!("create {name}"),
+        Job::Sync { name } => format!("sync {name}"),
+        Job::Remove { names } => format!("remove {}", names.join(" ")),
+        other => format!("{other:?}"),
+    };
+    keeper.folder().jobs.iter().map(|(_, job)| say(job)).collect()
+}
+
+fn replay(keeper: &mut Keeper<Files>, hash: &InfoHash) -> Replay {
+    Replay::of(hash, &keeper.folder().files[&name::have(hash)], 2)
+}
+
+#[test]
+fn on_a_disk_that_lets_it_wait_the_loop_appends_nothing() {
+    let (s, mut st, mut keeper, key, hash) = ready();
+    let (p, have) = (PieceIndex::new, name::have(&hash));
+    keeper.folder().waits = true;
+    let before = keeper.folder().files.clone();
+    keeper.note(&s, &mut st, key, &hash, Note::Begin { rewrite: false, checking: true });
+    keeper.sync_asked(key, 1, vec![p(0)]);
+    keeper.data_synced(&s, &mut st, key, 1);
+    assert_eq!(waiting(&mut keeper), [format!("append {have}"), format!("sync {have}")]);
+    // It is quick again, but what is queued comes first.
+    keeper.folder().waits = false;
+    keeper.note(&s, &mut st, key, &hash, Note::Settled);
+    keeper.note(&s, &mut st, key, &hash, Note::Begin { rewrite: false, checking: true });
+    assert_eq!(keeper.turn(&s, &mut st), None);
+    assert_eq!(keeper.folder().files, before);
+    assert_eq!(waiting(&mut keeper)[2..], [format!("append {have}")]);
+    (0..3).for_each(|_| _ = keeper.folder().work());
+    assert_eq!(keeper.turn(&s, &mut st), Some(Answer::Synced(key, 1)));
+    let all = replay(&mut keeper, &hash);
+    assert!(!all.damaged && all.phase == Phase::Checking, "{all:?}");
+    // Nothing is queued any more.
+    keeper.note(&s, &mut st, key, &hash, Note::Settled);
+    assert_eq!(keeper.turn(&s, &mut st), None);
+    assert_eq!((replay(&mut keeper, &hash).phase, keeper.folder().jobs.len()), (Phase::Trading, 0));
+}
+
+#[test]
+fn a_journal_is_replaced_behind_what_is_queued() {
+    let (s, mut st, mut keeper, key, hash) = ready();
+    let (have, new) = (name::have(&hash), name::have_new(&hash));
+    keeper.folder().waits = true;
+    keeper.note(&s, &mut st, key, &hash, Note::Begin { rewrite: true, checking: true });
+    assert_eq!(waiting(&mut keeper), [format!("append {have}"), format!("create {new}")]);
+    keeper.note(&s, &mut st, key, &hash, Note::Settled);
+    assert_eq!(keeper.turn(&s, &mut st), None);
+    (0..2).for_each(|_| _ = keeper.folder().work());
+    assert_eq!(keeper.turn(&s, &mut st), None);
+    assert_eq!(waiting(&mut keeper), [format!("append {have}"), format!("adopt {have}")]);
+    // What comes now is for the new one.
+    keeper.note(&s, &mut st, key, &hash, Note::Begin { rewrite: false, checking: true });
+    assert_eq!(keeper.turn(&s, &mut st), None);
+    while !keeper.is_idle() {
+        if !keeper.folder().jobs.is_empty() {
+            keeper.folder().work();
+        }
+        keeper.turn(&s, &mut st);
+    }
+    let all = replay(&mut keeper, &hash);
+    assert!(!all.damaged && all.phase == Phase::Checking, "{all:?}");
+    assert!(!keeper.folder().files.contains_key(&new));
+}
+
+#[test]
+fn what_was_lost_is_not_queued() {
+    let p = PieceIndex::new;
+    for queued in [false, true] {
+        let (s, mut st, mut keeper, key, hash) = ready();
+        keeper.folder().waits = true;
+        if queued {
+            keeper.note(&s, &mut st, key, &hash, Note::Begin { rewrite: false, checking: true });
+            keeper.sync_asked(key, 1, vec![p(0), p(1)]);
+            keeper.data_synced(&s, &mut st, key, 1);
+        }
+        keeper.note(&s, &mut st, key, &hash, Note::Lost(p(0)));
+        assert_eq!(keeper.turn(&s, &mut st), None);
+        if !queued {
+            let all = replay(&mut keeper, &hash);
+            assert_eq!(all.records.last().map(|r| r.kind), Some(Kind::Lost), "at once");
+            continue;
+        }
+        assert!(!keeper.folder().files.contains_key(&name::have(&hash)), "no journal rather than a late word");
+        // What was queued finds no journal, and says nothing of the next one.
+        while !keeper.folder().jobs.is_empty() {
+            keeper.folder().work();
+        }
+        assert_eq!(keeper.turn(&s, &mut st), Some(Answer::Synced(key, 1)));
+        keeper.sync_asked(key, 2, vec![p(1)]);
+        keeper.data_synced(&s, &mut st, key, 2);
+        while !keeper.is_idle() {
+            if !keeper.folder().jobs.is_empty() {
+                keeper.folder().work();
+            }
+            keeper.turn(&s, &mut st);
+        }
+        assert!(!replay(&mut keeper, &hash).damaged);
+    }
+}
+
+#[test]
+fn an_append_that_fails_ends_its_own_journal_and_no_other() {
+    let (s, mut st, mut keeper, key, hash) = ready();
+    let have = name::have(&hash);
+    keeper.folder().waits = true;
+    keeper.note(&s, &mut st, key, &hash, Note::Begin { rewrite: false, checking: true });
+    assert_eq!(keeper.turn(&s, &mut st), None);
+    // A snapshot begins; then the append of before fails.
+    keeper.note(&s, &mut st, key, &hash, Note::Begin { rewrite: true, checking: false });
+    keeper.folder().work();
+    keeper.folder().done.back_mut().expect("it was done").1 = Err(io::Error::other("broken"));
+    assert_eq!(keeper.turn(&s, &mut st), None);
+    assert!(!keeper.folder().files.contains_key(&have), "it misses something");
+    assert_eq!(keeper.kept[&key].stage, Stage::Moving(Vec::new(), false));
+    while !keeper.is_idle() {
+        if !keeper.folder().jobs.is_empty() {
+            keeper.folder().work();
+        }
+        keeper.turn(&s, &mut st);
+    }
+    assert!(keeper.kept[&key].stage == Stage::Ready && !replay(&mut keeper, &hash).damaged);
 }
 
 #[test]
