@@ -80,15 +80,16 @@ impl Subject {
         Ok((stat(self.child.id())?.1, waits))
     }
 
-    /// Waits until it has nothing left to do, its disk included.
+    /// Waits until it has nothing left to do, its disk included: a slow one costs little CPU time, but it is waited for.
     pub(crate) fn rest(&self, patience: Duration) -> Result<(), String> {
-        const BUSY: f64 = 0.05;
+        const CPU: f64 = 0.05;
+        const WAITS: f64 = 20.0;
         let end = Instant::now() + patience;
-        let mut before = self.usage()?.0;
+        let mut before = self.usage()?;
         while Instant::now() < end {
             std::thread::sleep(Duration::from_secs(1));
-            let now = self.usage()?.0;
-            if now - before < BUSY {
+            let now = self.usage()?;
+            if now.0 - before.0 < CPU && now.1 - before.1 < WAITS {
                 return Ok(());
             }
             before = now;

@@ -281,7 +281,7 @@ impl Bench {
         };
         // Once to get to know them, once with one torrent alone, and once for the figures.
         let (_, subject, _) = ready(&paths, &hash, What::Seed)?;
-        subject.rest(PATIENCE)?;
+        subject.rest(3 * PATIENCE)?;
         subject.interrupt(PATIENCE);
         let (_, one, _) = ready(&paths[..1], &first, What::Trust)?;
         std::thread::sleep(Duration::from_secs(1));
