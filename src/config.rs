@@ -167,7 +167,7 @@ pub mod limits {
     pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
     /// A peer that has sent nothing for this long is closed.
     pub const PEER_TIMEOUT: Duration = Duration::from_secs(130);
-    /// A keep-alive is sent after this long without sending anything.
+    /// A keep-alive is sent after this long without sending anything, or up to a second before.
     pub const KEEP_ALIVE: Duration = Duration::from_secs(90);
 
     /// Connected peers that dialled us from one IPv4 address, or one /64 of IPv6 addresses.

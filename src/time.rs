@@ -32,6 +32,14 @@ impl Instant {
     pub const fn from_secs(s: u64) -> Self {
         Self(s * 1_000_000)
     }
+    /// The whole second at or before it. What may come a little early is gathered there: one wake-up serves all of it.
+    pub const fn floor_second(self) -> Self {
+        Self(self.0 - self.0 % 1_000_000)
+    }
+    /// The whole second at or after it, for what may come a little late.
+    pub const fn ceil_second(self) -> Self {
+        Self(self.0.saturating_add(999_999)).floor_second()
+    }
     /// The time passed since `earlier`; zero when that lies ahead.
     pub const fn since(self, earlier: Self) -> Duration {
         Duration::from_micros(self.0.saturating_sub(earlier.0))
@@ -74,5 +82,15 @@ mod tests {
         assert_eq!(t - Instant::from_secs(5), Duration::ZERO);
         assert_eq!(t + Duration::MAX, Instant::FAR);
         assert_eq!(earlier(None, Some(t)), Some(t));
+    }
+
+    #[test]
+    fn whole_seconds() {
+        let us = Instant::from_micros;
+        for (at, floor, ceil) in [(0, 0, 0), (1, 0, 1), (999_999, 0, 1), (1_000_000, 1, 1), (1_000_001, 1, 2)] {
+            assert_eq!(us(at).floor_second(), Instant::from_secs(floor), "{at}");
+            assert_eq!(us(at).ceil_second(), Instant::from_secs(ceil), "{at}");
+        }
+        assert!(Instant::FAR.ceil_second() > us(u64::MAX - 1_000_000), "it does not wrap");
     }
 }

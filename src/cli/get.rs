@@ -528,19 +528,20 @@ impl Run<'_> {
             self.refresh(i);
         }
         if self.json && self.now >= self.json_due {
-            self.json_due = self.now + SECOND;
+            self.json_due = (self.now + SECOND).floor_second();
             self.json_progress();
             self.json_stats();
         }
         if self.show == Show::Lines && self.now >= self.plain_due {
-            self.plain_due = self.now + PLAIN;
+            self.plain_due = (self.now + PLAIN).floor_second();
             self.say_status();
         }
         self.draw();
         self.give_up();
         self.heap.look(self.now, &mut self.lp);
         let brisk = matches!(self.show, Show::Block(_)) && self.now < self.start + BRISK_FOR;
-        self.tick = self.now + if brisk { BRISK } else { SECOND };
+        // With the session's own work that can wait for a whole second.
+        self.tick = if brisk { self.now + BRISK } else { (self.now + SECOND).floor_second() };
     }
 
     /// Takes a torrent's status and moves its phase.

@@ -385,14 +385,15 @@ impl Peer {
         self.trade.slow_start_mark = (now, 0);
     }
 
-    /// What its next deadline is: a timeout of its phase, a keep-alive, or a snub.
+    /// What its next deadline is: a timeout of its phase, a keep-alive, or a snub. What is not urgent is due at whole
+    /// seconds: of idle peers there may be thousands, and one wake-up serves all of them.
     pub fn deadline(&self, config: &Config) -> Instant {
         match self.phase {
-            Phase::Connecting => self.since + limits::CONNECT_TIMEOUT,
-            Phase::Handshake(_) => self.since + limits::HANDSHAKE_TIMEOUT,
+            Phase::Connecting => (self.since + limits::CONNECT_TIMEOUT).ceil_second(),
+            Phase::Handshake(_) => (self.since + limits::HANDSHAKE_TIMEOUT).ceil_second(),
             Phase::Live => {
-                let mut at = (self.last_in + limits::PEER_TIMEOUT).min(self.last_out + limits::KEEP_ALIVE);
-                at = at.min(self.pex.due);
+                let mut at = (self.last_in + limits::PEER_TIMEOUT).min(self.pex.due).ceil_second();
+                at = at.min(self.keep_alive_at());
                 if !self.trade.asked.is_empty() && !self.snubbed {
                     at = at.min(self.last_block + config.snub_timeout);
                 }
@@ -402,6 +403,11 @@ impl Peer {
                 at
             }
         }
+    }
+
+    /// When it is sent a keep-alive, unless something else goes out before.
+    pub fn keep_alive_at(&self) -> Instant {
+        (self.last_out + limits::KEEP_ALIVE).floor_second()
     }
 
     /// Takes the request for `block` off the list; usually it is the oldest.

@@ -126,7 +126,8 @@ impl Choker {
         peers: &mut [Candidate],
         rng: &mut Rng,
     ) -> Vec<Decision> {
-        self.next = now + ROUND;
+        // Those of all torrents fall together.
+        self.next = (now + ROUND).floor_second();
         peers.sort_unstable_by_key(|p| p.conn);
         let mut given = vec![Slot::None; peers.len()];
         let optimistic = if slots > 1 { (slots / 5).max(1) } else { 0 };

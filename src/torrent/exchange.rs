@@ -524,7 +524,7 @@ impl Torrent {
             self.snub(cx, conn);
         }
         let Some(peer) = cx.peer(conn) else { return Ok(()) };
-        if now - peer.last_out >= limits::KEEP_ALIVE {
+        if now >= peer.keep_alive_at() {
             peer.last_out = now;
             cx.send(conn, &Message::KeepAlive);
         }

@@ -101,3 +101,35 @@ fn an_idle_torrent_with_dht_and_multicasts_costs_next_to_nothing() {
     assert!(packets > 0.01 && packets < 5.0, "{packets} packets a second");
     assert!(turns > 0.01 && turns < 2.0, "{turns} wake-ups a second");
 }
+
+#[test]
+fn idle_peers_share_one_wake_up_a_second() {
+    const PEERS: u8 = 200;
+    let c = Content::pieces(4, 1);
+    let config = Config { max_peers: 400, max_peers_torrent: 400, ..Config::default() };
+    let (mut r, t) = Rig::seed_with(&c, config);
+    let mut peers = Vec::new();
+    for n in 1..=PEERS {
+        r.pass(millis(37));
+        let conn = r.peer(t, n, true);
+        r.said(conn);
+        peers.push((conn, r.now));
+    }
+    r.ticks = 0;
+    let begin = r.now;
+    // Nobody says anything, and nobody has been silent for too long.
+    while r.now < begin + secs(115) {
+        r.pass(millis(10));
+        for (conn, since) in &mut peers {
+            let said = r.said(*conn);
+            if !said.is_empty() {
+                assert_eq!(said, ["keep-alive"]);
+                let after = r.now - *since;
+                assert!(after > secs(88) && after <= secs(90) + millis(10), "{after:?}");
+                *since = r.now;
+            }
+        }
+    }
+    assert!(peers.iter().all(|(conn, since)| *since > begin && r.is_open(*conn)));
+    assert!((8..=115).contains(&r.ticks), "{} wake-ups", r.ticks);
+}
