@@ -16,6 +16,8 @@ struct Files {
     jobs: VecDeque<(u64, Job)>,
     done: VecDeque<(u64, io::Result<()>)>,
     waits: bool,
+    /// How long a file was when its sync was asked for.
+    covered: usize,
 }
 
 impl Files {
@@ -62,6 +64,9 @@ impl Folder for Files {
         Ok(())
     }
     fn submit(&mut self, ticket: u64, job: Job) {
+        if let Job::Sync { name } = &job {
+            self.covered = self.files.get(name).map_or(0, Vec::len);
+        }
         self.jobs.push_back((ticket, job));
     }
     fn poll_done(&mut self) -> Option<(u64, io::Result<()>)> {
@@ -240,6 +245,7 @@ fn a_journal_is_replaced_behind_what_is_queued() {
     keeper.note(&s, &mut st, key, &hash, Note::Settled);
     assert_eq!(keeper.turn(&s, &mut st), None);
     (0..2).for_each(|_| _ = keeper.folder().work());
+    keeper.folder().waits = false;
     assert_eq!(keeper.turn(&s, &mut st), None);
     assert_eq!(waiting(&mut keeper), [format!("append {have}"), format!("adopt {have}")]);
     // What comes now is for the new one.
@@ -351,4 +357,45 @@ fn what_is_stored_already_is_not_stored_again() {
     assert_eq!(keeper.turn(&s, &mut st), Some(Answer::Remembered(key, Err("broken".into()))));
     keeper.remember(key, &hash, same);
     assert!(is_new(keeper.folder().work()));
+}
+
+#[test]
+fn a_snapshot_that_was_given_up_is_not_named() {
+    let p = PieceIndex::new;
+    for fails in [false, true] {
+        let (s, mut st, mut keeper, key, hash) = ready();
+        keeper.folder().waits = true;
+        for rewrite in [false, true] {
+            keeper.note(&s, &mut st, key, &hash, Note::Begin { rewrite, checking: true });
+            assert_eq!(keeper.turn(&s, &mut st), None);
+        }
+        keeper.note(&s, &mut st, key, &hash, Note::Lost(p(0)));
+        assert_eq!(keeper.turn(&s, &mut st), None);
+        assert_eq!(keeper.kept[&key].stage, Stage::Absent);
+        keeper.sync_asked(key, 1, vec![p(1)]);
+        keeper.data_synced(&s, &mut st, key, 1);
+        let next = Stage::Moving(Vec::new(), false);
+        assert_eq!(keeper.kept[&key].stage, next);
+        // The appends to the old journal, and its snapshot.
+        while !matches!(keeper.folder().work(), Job::Create { .. }) {}
+        if fails {
+            keeper.folder().done.back_mut().expect("it was done").1 = Err(io::Error::other("broken"));
+        }
+        assert_eq!(keeper.turn(&s, &mut st), None);
+        assert_eq!(keeper.kept[&key].stage, next, "it is the other's turn");
+    }
+}
+
+#[test]
+fn a_sync_covers_what_was_lost_before_it_was_asked_for() {
+    let (s, mut st, mut keeper, key, hash) = ready();
+    let p = PieceIndex::new;
+    keeper.sync_asked(key, 1, vec![p(1)]);
+    keeper.data_synced(&s, &mut st, key, 1);
+    keeper.folder().work();
+    keeper.note(&s, &mut st, key, &hash, Note::Lost(p(0)));
+    assert_eq!(keeper.turn(&s, &mut st), Some(Answer::Synced(key, 1)));
+    assert_eq!(waiting(&mut keeper), [format!("sync {}", name::have(&hash))]);
+    let folder = keeper.folder();
+    assert_eq!(folder.covered, folder.files[&name::have(&hash)].len());
 }

@@ -46,7 +46,10 @@ fn attempt(hash: [u8; 20], until: Instant) -> Option<()> {
     socket.set_read_timeout(left()).ok()?;
     (&socket).read_exact(&mut theirs).ok()?;
     let mut out = Vec::new();
-    wire::encode(&Message::HaveNone, &mut out);
+    // Some take it for no message at all, and are right when they have not named the extension: rqbit does.
+    if theirs[27] & 4 != 0 {
+        wire::encode(&Message::HaveNone, &mut out);
+    }
     wire::encode(&Message::Interested, &mut out);
     (&socket).write_all(&out).ok()?;
     let (mut decoder, mut buf) = (wire::Decoder::new(), [0; 32 << 10]);
