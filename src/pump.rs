@@ -105,6 +105,18 @@ pub fn disk_failed(s: &mut Session, now: Instant, torrent: TorrentKey, e: &DiskE
     s.handle(now, Input::DiskFailed { torrent, error: e.to_string(), kind });
 }
 
+/// The session learns that work on a torrent's files failed, on a piece or at all. Of a piece that is looked at again
+/// because it could not be read that is an answer.
+pub fn failed(s: &mut Session, now: Instant, torrent: TorrentKey, piece: Option<PieceIndex>, e: &DiskError) {
+    let expected = piece.is_some_and(|p| s.looks_again(torrent, p));
+    if piece.is_some() {
+        s.handle(now, Input::PieceLost { torrent, piece });
+    }
+    if !expected {
+        disk_failed(s, now, torrent, e);
+    }
+}
+
 /// The session learns that a torrent's files are ready, or why they are not. Those that can only not be written can
 /// be served, so what they look like is told too.
 pub fn opened(

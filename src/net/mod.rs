@@ -918,10 +918,7 @@ impl Loop {
                     self.session.handle(self.now, Input::Hashed { torrent, piece, ok, blocks });
                 }
                 Done::Failed { torrent, piece, error } => {
-                    if piece.is_some() {
-                        self.session.handle(self.now, Input::PieceLost { torrent, piece });
-                    }
-                    pump::disk_failed(&mut self.session, self.now, torrent, &error);
+                    pump::failed(&mut self.session, self.now, torrent, piece, &error);
                 }
                 Done::Synced { torrent, ticket, result } => match (&mut self.state, result) {
                     (Some(state), Ok(())) => state.data_synced(&self.session, &mut self.disk, torrent, ticket),

@@ -39,7 +39,7 @@ pub use crate::peer::Chunk;
 use crate::blocklist::Blocklist;
 use crate::config::Config;
 use crate::error::Error;
-use crate::id::{ConnKey, InfoHash, PeerId, TorrentKey};
+use crate::id::{ConnKey, InfoHash, PeerId, PieceIndex, TorrentKey};
 use crate::peer::{Conn, Peer, Phase};
 use crate::rate::{Bucket, Rate};
 use crate::rng::{self, Rng};
@@ -335,6 +335,11 @@ impl Session {
     /// [`TrackerOutcome::Scrape`] and kept in [`Session::trackers`].
     pub fn scrape(&mut self, now: Instant, key: TorrentKey) -> Result<(), Error> {
         self.command(now, key, Torrent::scrape)
+    }
+
+    /// Whether a piece that could not be read is being looked at again: that this fails is no error of the torrent.
+    pub fn looks_again(&self, key: TorrentKey, piece: PieceIndex) -> bool {
+        self.torrents.get(key).is_some_and(|t| t.looks_again(piece))
     }
 
     /// Forgets a torrent, and deletes its data when asked to. Its trackers are told.

@@ -114,6 +114,8 @@ impl World {
             let (disk, pieces) = (self.nodes[n as usize].disk.platter(), self.net.taps.pieces);
             let lie = match what {
                 Told::Has(p) => !disk.is_as_known(p),
+                // It may have waited for a slow line, and what it speaks of is a bad sector by now.
+                Told::Had(p) => !disk.is_as_known(p) && !self.nodes[n as usize].disk.is_unreadable(p),
                 Told::All => !(0..pieces).all(|p| disk.is_as_known(PieceIndex::new(p))),
             };
             if lie {

@@ -219,6 +219,11 @@ impl SimDisk {
         (block / BLOCK_LEN) as usize
     }
 
+    /// A piece could not be read, and has not been verified since.
+    pub(super) fn is_unreadable(&self, piece: PieceIndex) -> bool {
+        self.unreadable.contains(&piece)
+    }
+
     /// What a block holds, buffered bytes first.
     fn holds(&self, piece: PieceIndex, i: usize) -> Blk {
         match self.mem[piece.idx()].get(i) {
@@ -305,6 +310,7 @@ impl SimDisk {
                 return self.done.push_back(Done::Failed { torrent, piece: Some(piece), error });
             }
             if ok {
+                self.unreadable.remove(&piece);
                 self.platter.settle(piece, self.epoch);
             }
             return self.done.push_back(Done::Hashed { torrent, piece, ok, blocks: None });

@@ -393,10 +393,7 @@ impl Node {
                     self.session.handle(net.now, Input::Hashed { torrent, piece, ok, blocks });
                 }
                 Done::Failed { torrent, piece, error } => {
-                    if piece.is_some() {
-                        self.session.handle(net.now, Input::PieceLost { torrent, piece });
-                    }
-                    pump::disk_failed(&mut self.session, net.now, torrent, &error);
+                    pump::failed(&mut self.session, net.now, torrent, piece, &error);
                 }
                 Done::Synced { torrent, ticket, result: Ok(()) } => {
                     self.state.data_synced(&self.session, &mut self.disk, torrent, ticket);

@@ -29,6 +29,8 @@ const MANY: usize = 4 * limits::REQUESTS_OUT;
 pub(super) enum Told {
     /// It has this piece.
     Has(PieceIndex),
+    /// It had this piece when the message was put in line.
+    Had(PieceIndex),
     /// It has all pieces.
     All,
 }
@@ -223,7 +225,7 @@ impl Tap {
             Message::Have(p) if !inside(p) => return Err(format!("has piece {p}, which there is not")),
             Message::Have(p) => {
                 side.has.insert(p.get());
-                told.push(Told::Has(p));
+                told.push(Told::Had(p));
             }
             Message::AllowedFast(p) => drop(side.allowed.insert(p.get())),
             Message::Unchoke if side.unchoking => return Err("unchokes twice".to_owned()),

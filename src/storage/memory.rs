@@ -124,7 +124,7 @@ impl Memory {
         let ok = self.lanes.digest_many(&[bytes])[0] == job.expected;
         let parts: Vec<&[u8]> = bytes.chunks(BLOCK_LEN as usize).collect();
         let blocks = (!job.recheck && (job.want_blocks || !ok)).then(|| self.lanes.digest_many(&parts));
-        let result = if ok && !job.recheck { self.failure() } else { Ok(()) };
+        let result = if ok { self.failure() } else { Ok(()) };
         if !job.recheck && (!ok || result.is_err()) {
             self.drop_of(torrent, Some(piece));
         }

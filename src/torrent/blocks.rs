@@ -243,8 +243,10 @@ impl Torrent {
 
     /// A piece was hashed.
     pub(crate) fn on_hashed(&mut self, cx: &mut Cx<'_>, piece: PieceIndex, ok: bool, blocks: Option<&[[u8; 20]]>) {
+        let again = self.looked_again(piece);
         match self.life {
             Life::Checking(_) => self.on_checked(cx, piece, ok),
+            Life::Active if again && !ok => self.fetch_again(cx, piece),
             Life::Active if ok => self.on_piece_ok(cx, piece, blocks),
             Life::Active => self.on_piece_bad(cx, piece, blocks),
             _ => {}
@@ -339,6 +341,9 @@ impl Torrent {
 
     /// What had come of this piece, or of all that are not verified, could not be written.
     pub(crate) fn on_piece_lost(&mut self, cx: &mut Cx<'_>, piece: Option<PieceIndex>) {
+        if let Some(piece) = piece.filter(|p| self.looked_again(*p)) {
+            return self.fetch_again(cx, piece);
+        }
         self.unsure = piece.is_none();
         let lost: Vec<_> = match piece {
             Some(piece) => vec![piece],

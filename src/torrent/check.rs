@@ -52,6 +52,7 @@ impl Torrent {
     pub(super) fn plan_check(&mut self, cx: &mut Cx<'_>, files: &[Option<FileStamp>]) -> Check {
         // What an earlier start had begun is in the record, or lost.
         self.picker = self.new_picker(cx.rng);
+        self.look_no_more();
         self.apply_priorities();
         let pieces = self.layout.pieces();
         let record = if self.verify { None } else { self.record.take() };

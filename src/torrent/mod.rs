@@ -202,7 +202,7 @@ pub struct Torrent {
     /// Something that had come was lost, and it is not known what: see [`Input::PieceLost`](crate::api::Input).
     unsure: bool,
     /// Files of pieces that could not be read any more, one entry for each.
-    unreadable: Vec<usize>,
+    unreadable: Option<Box<unreadable::Unreadable>>,
     /// It can only be read.
     unwritable: Option<unwritable::Unwritable>,
     /// The timer that is armed for it.
@@ -262,7 +262,7 @@ impl Torrent {
             kick: false,
             retry: retry::Retry::default(),
             unsure: false,
-            unreadable: Vec::new(),
+            unreadable: None,
             unwritable: None,
             timer: Instant::FAR,
             garbled: add.resume.is_some() && record.is_none(),

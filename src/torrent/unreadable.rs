@@ -1,9 +1,17 @@
 //! A piece that was verified and cannot be read any more: a bad sector. It is fetched again, and the rest goes on.
 //!
+//! ```text
+//!   had ── cannot be read ──▶ looked at again ── right after all ──▶ had
+//!                                 └─ wrong, or not to be read ──▶ fetched
+//! ```
+//!
+//! A cable that was loose for a moment has broken nothing, and what is here may be the only copy there is: nothing is
+//! written over it before it has been looked at.
+//!
 //! Of a file that loses more than [`MOST`] pieces so the disk is to be believed no more, and the torrent fails.
 //!
 //! Invariants: a piece that is lost is neither had nor durable, and no block of it waits to be given to anybody: the
-//! bytes at its place are about to be overwritten, unverified.
+//! bytes at its place are about to be overwritten, unverified. While it is looked at it is not asked for.
 
 use super::*;
 use crate::api::Note;
@@ -11,6 +19,15 @@ use crate::wire::{Ext, Message};
 
 /// Pieces of one file that may be lost in one run.
 const MOST: usize = 2;
+
+/// What a torrent has had of this.
+#[derive(Debug, Default)]
+pub(super) struct Unreadable {
+    /// A file for each of its pieces.
+    files: Vec<usize>,
+    /// Pieces that are looked at again.
+    looking: Vec<PieceIndex>,
+}
 
 impl Torrent {
     /// A piece could not be read for a peer.
@@ -20,13 +37,18 @@ impl Torrent {
         }
         let spans = self.layout.spans(self.layout.piece_offset(piece), u64::from(self.layout.piece_size(piece)));
         let files: Vec<usize> = spans.filter(|s| !s.pad).map(|s| s.file.idx()).collect();
-        let often = |f: &usize| self.unreadable.iter().filter(|of| *of == f).count() >= MOST;
+        let known = self.unreadable.get_or_insert_default();
+        let often = |f: &usize| known.files.iter().filter(|of| *of == f).count() >= MOST;
         if files.iter().any(often) {
             return self.fail(cx, error, ErrorKind::FileIo);
         }
-        self.unreadable.extend(&files);
-        log::warn!("{}: {error}; piece {piece} is fetched again", self.meta.name.escape_debug());
+        known.files.extend(&files);
+        known.looking.push(piece);
+        log::warn!("{}: {error}; piece {piece} is looked at again", self.meta.name.escape_debug());
         self.picker.lose(piece);
+        (0..self.layout.blocks_in(piece)).for_each(|i| _ = self.picker.mark_block_have(piece, i));
+        let expected = self.meta.hashes[piece.idx()];
+        cx.actions.push_back(Action::Hash { torrent: self.key, piece, expected, at_rest: true, blocks: false });
         self.safe.lose(piece);
         self.note(cx, Note::Lost(piece));
         files.iter().for_each(|f| self.missing[*f] += 1);
@@ -42,6 +64,32 @@ impl Torrent {
             }
         }
         self.mark_dirty(cx);
+    }
+
+    /// Whether a piece is looked at again.
+    pub(crate) fn looks_again(&self, piece: PieceIndex) -> bool {
+        self.unreadable.as_ref().is_some_and(|u| u.looking.contains(&piece))
+    }
+
+    /// Whether a piece was looked at again, which is over now.
+    pub(super) fn looked_again(&mut self, piece: PieceIndex) -> bool {
+        let Some(u) = &mut self.unreadable else { return false };
+        let before = u.looking.len();
+        u.looking.retain(|p| *p != piece);
+        u.looking.len() < before
+    }
+
+    /// What was looked at is not looked at any more: the torrent stops.
+    pub(super) fn look_no_more(&mut self) {
+        if let Some(u) = &mut self.unreadable {
+            u.looking.clear();
+        }
+    }
+
+    /// A piece that was looked at is not what it was, or still cannot be read.
+    pub(super) fn fetch_again(&mut self, cx: &mut Cx<'_>, piece: PieceIndex) {
+        log::warn!("{}: piece {piece} is gone, and fetched again", self.meta.name.escape_debug());
+        self.picker.forget(piece);
         self.kick = true;
         self.kick_idle(cx);
     }

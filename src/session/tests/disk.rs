@@ -108,31 +108,60 @@ fn while_the_disk_is_full_what_there_is_is_served_and_nothing_is_asked_for() {
 }
 
 #[test]
-fn a_piece_that_cannot_be_read_is_fetched_again_and_three_of_a_file_are_too_many() {
-    let c = Content::pieces(4, 1);
-    let (mut rig, t) = Rig::seed(&c);
-    let taker = rig.peer(t, 2, true);
-    rig.says(taker, &Message::Interested);
-    for piece in 0..3 {
-        let before = rig.status(t);
-        let error = format!("d/f: read: piece {piece}");
-        rig.s.handle(rig.now, Input::PieceUnreadable { torrent: t, piece: p(u32::from(piece)), error });
-        rig.drive();
-        if piece == 2 {
-            break;
+fn a_piece_that_cannot_be_read_is_looked_at_and_fetched_again_and_three_of_a_file_are_too_many() {
+    let c = Content::pieces(5, 1);
+    // What is found where the piece was: other bytes, or nothing that can be read.
+    for readable in [true, false] {
+        let (mut rig, t) = Rig::seed(&c);
+        let taker = rig.peer(t, 2, true);
+        rig.says(taker, &Message::Interested);
+        for piece in 0..3 {
+            let before = rig.status(t);
+            match readable {
+                true => rig.disk.write(t, p(piece), 0, &vec![0; B as usize]).unwrap(),
+                false => rig.disk.fail(DiskErrorKind::Io),
+            }
+            cannot_read(&mut rig, t, piece);
+            if piece == 2 {
+                break;
+            }
+            assert!(rig.is_open(taker) && errors(&rig).is_empty());
+            let now = rig.status(t);
+            assert_eq!((now.state, now.have, now.durable), (State::Downloading, before.have - u64::from(B), now.have));
+            rig.says(taker, &Message::Request(blk(piece, 0)));
+            assert_eq!(rig.said(taker).last().map(String::as_str), Some(&format!("reject {piece}.0")[..]));
+            let seeder = rig.seeder(t, 20 + piece as u8);
+            let said = rig.said(seeder);
+            assert_eq!(requests(&said), [blk(piece, 0)]);
+            rig.answers(seeder, &said);
+            assert_eq!(rig.status(t).state, State::Seeding);
         }
-        assert!(rig.is_open(taker) && errors(&rig).is_empty());
-        let now = rig.status(t);
-        assert_eq!((now.state, now.have, now.durable), (State::Downloading, before.have - u64::from(B), now.have));
-        rig.says(taker, &Message::Request(blk(u32::from(piece), 0)));
-        assert_eq!(rig.said(taker).last().map(String::as_str), Some(&format!("reject {piece}.0")[..]));
-        let seeder = rig.seeder(t, 20 + piece);
-        let said = rig.said(seeder);
-        assert_eq!(requests(&said), [blk(u32::from(piece), 0)]);
-        rig.answers(seeder, &said);
-        assert_eq!(rig.status(t).state, State::Seeding);
+        assert_eq!((rig.status(t).state, errors(&rig)), (State::Error, vec![ErrorKind::FileIo]));
     }
-    assert_eq!((rig.status(t).state, errors(&rig)), (State::Error, vec![ErrorKind::FileIo]));
+}
+
+fn cannot_read(rig: &mut Rig, t: crate::id::TorrentKey, piece: u32) {
+    let error = format!("d/f: read: piece {piece}");
+    rig.s.handle(rig.now, Input::PieceUnreadable { torrent: t, piece: p(piece), error });
+    rig.drive();
+    rig.s.invariants();
+}
+
+/// It may be the only copy there is, and the next who offers it a liar.
+#[test]
+fn a_piece_that_could_not_be_read_for_a_moment_is_not_asked_for() {
+    let c = Content::pieces(2, 2);
+    let (mut rig, t) = Rig::seed(&c);
+    let (taker, seeder) = (rig.peer(t, 2, true), rig.peer(t, 3, true));
+    rig.says(seeder, &Message::HaveAll);
+    rig.says(taker, &Message::Interested);
+    rig.said(taker);
+    cannot_read(&mut rig, t, 1);
+    assert_eq!((rig.status(t).state, rig.status(t).have), (State::Seeding, c.data.len() as u64));
+    assert_eq!(requests(&rig.said(seeder)), []);
+    rig.says(taker, &Message::Request(blk(1, 1)));
+    assert_eq!(rig.said(taker), ["have 1", "piece 1.1"]);
+    assert!(errors(&rig).is_empty());
 }
 
 /// The bytes at the piece's place are overwritten from then on: nobody is given them.
@@ -156,9 +185,8 @@ fn blocks_of_a_lost_piece_that_wait_for_other_sockets_are_taken_back() {
         rig.takes(conn, takes);
         rig.takes(conn, 0);
     }
-    rig.s.handle(rig.now, Input::PieceUnreadable { torrent: t, piece: p(1), error: "d/f: read".into() });
-    rig.drive();
-    rig.s.invariants();
+    rig.disk.fail(DiskErrorKind::Io);
+    cannot_read(&mut rig, t, 1);
     let open: Vec<bool> = conns.iter().map(|c| rig.is_open(*c)).collect();
     assert_eq!(open, [true, true, false, false, true, false], "a block half said, or no way to say no");
     for conn in conns.iter().copied().filter(|c| rig.why_closed(*c).is_some()) {

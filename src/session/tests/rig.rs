@@ -580,8 +580,7 @@ impl Rig {
                         self.s.handle(self.now, Input::Hashed { torrent, piece, ok, blocks });
                     }
                     Done::Failed { torrent, piece, error } => {
-                        self.s.handle(self.now, Input::PieceLost { torrent, piece });
-                        pump::disk_failed(&mut self.s, self.now, torrent, &error);
+                        pump::failed(&mut self.s, self.now, torrent, piece, &error);
                     }
                     Done::Synced { torrent, ticket, result } => {
                         pump::synced(&mut self.s, self.now, torrent, ticket, result);
