@@ -125,7 +125,8 @@ fn a_piece_that_cannot_be_read_is_looked_at_and_fetched_again_and_three_of_a_fil
             if piece == 2 {
                 break;
             }
-            assert!(rig.is_open(taker) && errors(&rig).is_empty());
+            assert!(rig.is_open(taker) && errors(&rig).is_empty() && !rig.s.looks_again(t, p(piece)));
+            assert!(!rig.alerts.iter().any(|a| matches!(a, Alert::PieceFailed { .. })), "nobody sent it");
             let now = rig.status(t);
             assert_eq!((now.state, now.have, now.durable), (State::Downloading, before.have - u64::from(B), now.have));
             rig.says(taker, &Message::Request(blk(piece, 0)));
@@ -152,13 +153,19 @@ fn cannot_read(rig: &mut Rig, t: crate::id::TorrentKey, piece: u32) {
 fn a_piece_that_could_not_be_read_for_a_moment_is_not_asked_for() {
     let c = Content::pieces(2, 2);
     let (mut rig, t) = Rig::seed(&c);
-    let (taker, seeder) = (rig.peer(t, 2, true), rig.peer(t, 3, true));
-    rig.says(seeder, &Message::HaveAll);
+    let (taker, offers) = (rig.peer(t, 2, true), rig.peer(t, 3, true));
+    rig.says(offers, &Message::Have(p(1)));
     rig.says(taker, &Message::Interested);
     rig.said(taker);
-    cannot_read(&mut rig, t, 1);
+    rig.s.handle(rig.now, Input::PieceUnreadable { torrent: t, piece: p(1), error: "d/f: read".into() });
+    assert!(rig.s.looks_again(t, p(1)));
+    // Before it has been looked at.
+    rig.says(offers, &Message::Unchoke);
+    rig.pass(secs(1));
+    rig.s.invariants();
+    assert!(!rig.s.looks_again(t, p(1)));
     assert_eq!((rig.status(t).state, rig.status(t).have), (State::Seeding, c.data.len() as u64));
-    assert_eq!(requests(&rig.said(seeder)), []);
+    assert_eq!(requests(&rig.said(offers)), []);
     rig.says(taker, &Message::Request(blk(1, 1)));
     assert_eq!(rig.said(taker), ["have 1", "piece 1.1"]);
     assert!(errors(&rig).is_empty());
