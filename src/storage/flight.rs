@@ -183,6 +183,11 @@ impl Disk {
         self.hand.is_threaded() && (self.writer == Writer::Helper || self.files.is_slow(t))
     }
 
+    /// The helper holds descriptors, so fewer are held here.
+    pub(super) fn tell_lent(&mut self) {
+        self.files.set_lent(self.flights.handles + self.syncs.handles());
+    }
+
     /// See [`super::Storage::holds_back`].
     pub(super) fn holds_back_for(&self, t: TorrentKey) -> bool {
         let here = if self.flights.bytes == 0 { 0 } else { self.flights.bytes_of(self.files.lane_of(t)) };
@@ -287,7 +292,7 @@ impl Disk {
         let (volume, probe) = self.files.volume_of(t, bytes);
         let parcel = Parcel { lane, volume, bytes, handles: parts.len(), back: Arc::default() };
         self.flights.handles += parts.len();
-        self.files.set_lent(self.flights.handles);
+        self.tell_lent();
         let back = Arc::clone(&parcel.back);
         let job = move || {
             let returned = write(&parts, buf, probe);
@@ -394,7 +399,7 @@ impl Disk {
     fn returned(&mut self, t: TorrentKey, piece: PieceIndex, parcel: &Parcel) {
         self.flights.landed(parcel.lane, parcel.bytes);
         self.flights.handles -= parcel.handles;
-        self.files.set_lent(self.flights.handles);
+        self.tell_lent();
         let Some(back) = parcel.back.lock().unwrap_or_else(PoisonError::into_inner).take() else {
             debug_assert!(false, "a parcel is lost");
             return;

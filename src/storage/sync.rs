@@ -13,20 +13,23 @@
 //!
 //! What it does not do: choose when, or know which pieces are concerned.
 //!
-//! Invariants: at most one sync is under way a torrent, and [`AT_ONCE`] of its files; a file that is written while
-//! its sync is under way is dirty again.
+//! Invariants: at most one sync is under way a torrent, and [`AT_ONCE`] of its files; of all torrents of a volume no more
+//! than [`Disk::syncs_at_once`], each of which holds a descriptor; a file that is written while its sync is under way is
+//! dirty again.
 
 use super::disk::Disk;
 use super::files::Files;
 use super::{DiskError, Done, sys};
 use crate::id::{FileIndex, TorrentKey};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 /// Files handed to the helper at once: enough to keep it busy, few enough for its queue.
 const AT_ONCE: usize = 4;
+/// The same, of all torrents of one volume.
+const AT_ONCE_VOLUME: usize = 16;
 
 /// What is synced.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -47,19 +50,36 @@ struct Sync {
     ticket: u32,
     /// It was asked for once more meanwhile, with this ticket last.
     again: Option<u32>,
+    /// Its volume.
+    lane: u64,
 }
 
-/// The syncs under way.
+/// The syncs that were asked for.
 #[derive(Default, Debug)]
-pub(super) struct Syncs(Vec<Sync>);
+pub(super) struct Syncs {
+    /// Those of which something is under way.
+    begun: Vec<Sync>,
+    /// The others, by volume: there may be one for each of ten thousand torrents.
+    queues: BTreeMap<u64, VecDeque<Sync>>,
+}
 
 impl Syncs {
     pub(super) fn forget(&mut self, t: TorrentKey) {
-        self.0.retain(|s| s.t != t);
+        self.begun.retain(|s| s.t != t);
+        self.queues.values_mut().for_each(|q| q.retain(|s| s.t != t));
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.begun.is_empty() && self.queues.values().all(VecDeque::is_empty)
+    }
+
+    /// Descriptors that the helper has been given.
+    pub(super) fn handles(&self) -> usize {
+        self.begun.iter().map(|s| s.under_way.len()).sum()
+    }
+
+    fn of(&mut self, t: TorrentKey) -> Option<&mut Sync> {
+        self.begun.iter_mut().chain(self.queues.values_mut().flatten()).find(|s| s.t == t)
     }
 }
 
@@ -79,40 +99,62 @@ fn each(files: Vec<FileIndex>, folders: Vec<String>) -> impl Iterator<Item = Ite
 
 impl Disk {
     pub(super) fn begin_sync(&mut self, t: TorrentKey, ticket: u32) {
-        if let Some(s) = self.syncs.0.iter_mut().find(|s| s.t == t) {
+        if let Some(s) = self.syncs.of(t) {
             s.again = Some(ticket);
             return;
         }
-        let wait = collect(&mut self.files, t);
-        self.syncs.0.push(Sync { t, wait, under_way: Vec::new(), failed: None, ticket, again: None });
+        let (wait, lane) = (collect(&mut self.files, t), self.files.lane_of(t));
+        let sync = Sync { t, wait, under_way: Vec::new(), failed: None, ticket, again: None, lane };
+        self.syncs.queues.entry(lane).or_default().push_back(sync);
         self.step_syncs();
     }
 
-    /// Hands over what can be, and reports what is over.
+    /// How many files and folders of one volume are synced at once: with few descriptors not many.
+    fn syncs_at_once(&self) -> usize {
+        (self.files.limit() / 4).clamp(1, AT_ONCE_VOLUME)
+    }
+
+    /// Hands over what can be, those who have asked first before the others, and reports what is over.
     pub(super) fn step_syncs(&mut self) {
-        let mut syncs = std::mem::take(&mut self.syncs.0);
-        syncs.retain_mut(|s| {
-            loop {
-                while s.under_way.len() < AT_ONCE {
-                    let Some(item) = s.wait.pop_front() else { break };
-                    self.submit_sync(s, item);
+        let Syncs { mut begun, mut queues } = std::mem::take(&mut self.syncs);
+        let most = self.syncs_at_once();
+        let mut busy: BTreeMap<u64, usize> = BTreeMap::new();
+        begun.iter().for_each(|s| *busy.entry(s.lane).or_default() += s.under_way.len());
+        begun.retain_mut(|s| self.step_sync(s, busy.entry(s.lane).or_default(), most));
+        for (lane, queue) in &mut queues {
+            let busy = busy.entry(*lane).or_default();
+            while *busy < most {
+                let Some(mut s) = queue.pop_front() else { break };
+                if self.step_sync(&mut s, busy, most) {
+                    begun.push(s);
                 }
-                if !s.under_way.is_empty() || !s.wait.is_empty() {
-                    return true;
-                }
-                let result = s.failed.take().map_or(Ok(()), Err);
-                self.files.rest(s.t);
-                self.hasher.done.push_back(Done::Synced { torrent: s.t, ticket: s.ticket, result });
-                if let Some(ticket) = s.again.take() {
-                    s.ticket = ticket;
-                    s.wait = collect(&mut self.files, s.t);
-                    continue;
-                }
-                return false;
             }
-        });
-        debug_assert!(self.syncs.0.is_empty());
-        self.syncs.0 = syncs;
+        }
+        queues.retain(|_, queue| !queue.is_empty());
+        debug_assert!(self.syncs.is_empty());
+        self.syncs = Syncs { begun, queues };
+        self.tell_lent();
+    }
+
+    /// Hands over what can be of one sync. False when it is over, and reported.
+    fn step_sync(&mut self, s: &mut Sync, busy: &mut usize, most: usize) -> bool {
+        loop {
+            while s.under_way.len() < AT_ONCE && *busy < most {
+                let Some(item) = s.wait.pop_front() else { break };
+                let before = s.under_way.len();
+                self.submit_sync(s, item);
+                *busy += s.under_way.len() - before;
+            }
+            if !s.under_way.is_empty() || !s.wait.is_empty() {
+                return true;
+            }
+            let result = s.failed.take().map_or(Ok(()), Err);
+            self.files.rest(s.t);
+            self.hasher.done.push_back(Done::Synced { torrent: s.t, ticket: s.ticket, result });
+            let Some(ticket) = s.again.take() else { return false };
+            s.ticket = ticket;
+            s.wait = collect(&mut self.files, s.t);
+        }
     }
 
     fn submit_sync(&mut self, s: &mut Sync, item: Item) {
@@ -148,8 +190,8 @@ impl Disk {
 
     /// The helper is through with a file.
     pub(super) fn sync_over(&mut self, id: u64, result: &io::Result<()>, took: Duration) {
-        let mut syncs = std::mem::take(&mut self.syncs.0);
-        for s in &mut syncs {
+        let mut begun = std::mem::take(&mut self.syncs.begun);
+        for s in &mut begun {
             let Some(i) = s.under_way.iter().position(|u| u.0 == id) else { continue };
             let (_, item) = s.under_way.swap_remove(i);
             self.files.synced(s.t, took);
@@ -168,7 +210,7 @@ impl Disk {
             let e = DiskError::io(e, path, "sync");
             self.sync_failed(s, &item, e);
         }
-        self.syncs.0 = syncs;
+        self.syncs.begun = begun;
     }
 
     fn sync_failed(&mut self, s: &mut Sync, item: &Item, e: DiskError) {
@@ -194,13 +236,16 @@ impl Disk {
             Item::All(..) => "*".into(),
         };
         let all = |s: &Sync| s.under_way.iter().map(|u| &u.1).chain(&s.wait).map(|i| path(s.t, i)).collect::<Vec<_>>();
-        self.syncs.0.iter().flat_map(all).collect()
+        self.syncs.begun.iter().chain(self.syncs.queues.values().flatten()).flat_map(all).collect()
     }
 
     /// The first call of a sync has failed.
     #[cfg(test)]
     pub(super) fn fail_sync(&mut self, errno: i32) {
-        let id = self.syncs.0[0].under_way[0].0;
+        let id = self.syncs.begun[0].under_way[0].0;
         self.sync_over(id, &Err(io::Error::from_raw_os_error(errno)), Duration::ZERO);
     }
 }
+
+#[cfg(test)]
+mod tests;
