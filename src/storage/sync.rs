@@ -13,9 +13,9 @@
 //!
 //! What it does not do: choose when, or know which pieces are concerned.
 //!
-//! Invariants: at most one sync is under way a torrent, and [`AT_ONCE`] of its files; of all torrents of a volume no more
-//! than [`Disk::syncs_at_once`], each of which holds a descriptor; a file that is written while its sync is under way is
-//! dirty again.
+//! Invariants: at most one sync is under way a torrent, and `AT_ONCE` of its files; of all torrents of a volume
+//! no more than `syncs_at_once`, each of which holds a descriptor; a file that is written while its sync is
+//! under way is dirty again.
 
 use super::disk::Disk;
 use super::files::Files;
