@@ -19,7 +19,7 @@ fn many_torrents_are_synced_with_few_descriptors_in_the_order_they_asked() {
     let (bytes, torrents) = (vec![7; 16_384], (0..TORRENTS).map(|i| TorrentKey::new(i, 0)));
     for t in torrents.clone() {
         let dir = tmp.path().join(t.index().to_string());
-        disk.open(t, layout.clone(), OpenSpec { dir: dir.into() }).unwrap();
+        disk.open(t, layout.clone(), OpenSpec { dir }).unwrap();
         disk.write(t, p(0), 0, &bytes).unwrap();
         disk.hash(t, p(0), Sha1::digest(&bytes).into(), false);
         while disk.work(0) {}
