@@ -75,7 +75,7 @@ impl Disk {
         }
     }
 
-    /// Whether something is downloaded to the file system of this number, and it is not known to be fast.
+    /// Whether something is downloaded to the file system of this number, and it is known to be slow.
     pub(crate) fn is_slow(&self, file_system: u64) -> bool {
         self.files.has_slow(file_system)
     }

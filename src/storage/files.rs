@@ -226,9 +226,9 @@ impl Files {
         self.get(t).is_none_or(|x| x.taking > 0 || x.volume.is_none_or(|v| !self.volumes[v].is_fast()))
     }
 
-    /// Whether something is downloaded to the volume of this number, and it is not known to be fast.
+    /// Whether something is downloaded to the volume of this number, and it is known to be slow.
     pub(super) fn has_slow(&self, home: u64) -> bool {
-        self.volumes.iter().any(|v| v.home == home && !v.is_fast())
+        self.volumes.iter().any(|v| v.home == home && v.has_been_slow())
     }
 
     /// By which volume the helper keeps a torrent's jobs in order.

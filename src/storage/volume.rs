@@ -48,6 +48,8 @@ pub(super) struct Volume {
     pub(super) home: u64,
     pub(super) kind: FsKind,
     fast: bool,
+    /// It has shown that it is slow, and not yet that this is over.
+    slow: bool,
     /// Quick probes that are missing for it to be fast, and how many were needed the last time.
     missing: u32,
     needed: u32,
@@ -61,7 +63,19 @@ pub(super) struct Volume {
 impl Volume {
     pub(super) fn new(dev: u64, kind: FsKind) -> Self {
         let (missing, needed) = (PROBES, PROBES);
-        Self { dev, home: 0, kind, fast: false, missing, needed, since_probe: 0, unsynced: 0, writes: 0, late: 0 }
+        Self {
+            dev,
+            home: 0,
+            kind,
+            fast: false,
+            slow: false,
+            missing,
+            needed,
+            since_probe: 0,
+            unsynced: 0,
+            writes: 0,
+            late: 0,
+        }
     }
 
     /// The loop may write to it.
@@ -69,7 +83,13 @@ impl Volume {
         self.fast && !matches!(self.kind, FsKind::NoMap)
     }
 
+    /// It is known to be slow: what has not been looked at is not.
+    pub(super) const fn has_been_slow(&self) -> bool {
+        self.slow
+    }
+
     fn is_slow(&mut self) {
+        self.slow = true;
         if self.fast {
             self.needed = (self.needed * 2).min(PROBES_MOST);
         }
@@ -107,6 +127,7 @@ impl Volume {
         }
         self.missing = self.missing.saturating_sub(1);
         self.fast |= self.missing == 0;
+        self.slow &= !self.fast;
     }
 
     /// A file of it was synced.
@@ -140,13 +161,15 @@ mod tests {
     #[test]
     fn a_volume_is_fast_once_it_has_shown_it_and_slow_at_once() {
         let mut v = Volume::new(1, FsKind::Plain);
-        assert!(!v.is_fast());
+        assert!(!v.is_fast() && !v.has_been_slow());
         v.probed(1 << 20, 10 * MS);
         v.probed(1 << 20, 10 * MS);
         v.probed(1 << 20, 100 * MS);
+        assert!(v.has_been_slow());
         assert_eq!(proven(&mut v), 3, "a slow probe starts it anew");
+        assert!(!v.has_been_slow());
         v.wrote(1, 60 * MS, true);
-        assert!(!v.is_fast());
+        assert!(!v.is_fast() && v.has_been_slow());
         assert_eq!(proven(&mut v), 6, "twice as many");
         v.synced(Duration::from_millis(900));
         assert!(v.is_fast());

@@ -36,7 +36,7 @@ const EVERY: Duration = Duration::from_secs(60);
 const SETTLE: Duration = Duration::from_secs(2);
 /// A message that comes sooner after the last is not read: clocks differ a little.
 const SOONEST: Duration = Duration::from_secs(45);
-/// So many of those, and the peer is closed.
+/// So many of those, less those that come in time, and the peer is closed.
 const TOO_OFTEN: u32 = 20;
 /// Changes that are remembered.
 const LOG: usize = 128;
@@ -197,6 +197,8 @@ impl Torrent {
             return if often { Err(breach("names peers too often")) } else { Ok(()) };
         }
         p.pex.heard = Some(now);
+        // A message that a slow line has held up comes close before the next: in turns, for as long as the line is slow.
+        p.pex.too_soon = p.pex.too_soon.saturating_sub(1);
         let teller = p.addr.ip();
         let Some(message) = Pex::parse(payload, TOLD).filter(|_| public) else { return Ok(()) };
         let mut fresh = 0;

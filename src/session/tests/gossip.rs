@@ -234,3 +234,24 @@ fn whoever_is_blocked_is_neither_let_in_nor_dialled() {
     assert!(r.dialled_addrs().contains(&lan(6)) && r.dialled_addrs().contains(&lan(7)), "{:?}", r.dialled_addrs());
     assert!(r.knock(ip(2)).is_some());
 }
+
+/// Its line is slow, and holds up every other word until shortly before the next.
+#[test]
+fn words_that_were_held_up_are_no_flood() {
+    let c = Content::pieces(4, 1);
+    let (mut rig, t) = Rig::leech(&c);
+    let conn = rig.gossip(t, lan(9), 9);
+    for i in 0..100 {
+        rig.pass(secs(if i % 2 == 0 { 80 } else { 40 }));
+        rig.names(conn, &[lan(10 + i % 5)]);
+        assert!(rig.is_open(conn), "after {i}");
+    }
+    let mut more = 0;
+    while rig.is_open(conn) {
+        rig.pass(secs(1));
+        rig.names(conn, &[lan(10)]);
+        more += 1;
+        assert!(more < 40);
+    }
+    assert!(matches!(rig.why_closed(conn), Some(CloseReason::Protocol(_))));
+}
