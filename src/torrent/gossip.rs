@@ -197,7 +197,7 @@ impl Torrent {
             return if often { Err(breach("names peers too often")) } else { Ok(()) };
         }
         p.pex.heard = Some(now);
-        // A message that a slow line has held up comes close before the next: in turns, for as long as the line is slow.
+        // A message that a slow line has held up comes close before the next, and so does every other one then.
         p.pex.too_soon = p.pex.too_soon.saturating_sub(1);
         let teller = p.addr.ip();
         let Some(message) = Pex::parse(payload, TOLD).filter(|_| public) else { return Ok(()) };
