@@ -208,13 +208,13 @@ pub struct PexState {
     pub after: Instant,
     /// When its last message was read.
     pub heard: Option<Instant>,
-    /// Messages that came too soon.
-    pub too_soon: u32,
+    /// How many it has sent.
+    pub count: u32,
 }
 
 impl Default for PexState {
     fn default() -> Self {
-        Self { seen: None, due: Instant::FAR, after: Instant::ZERO, heard: None, too_soon: 0 }
+        Self { seen: None, due: Instant::FAR, after: Instant::ZERO, heard: None, count: 0 }
     }
 }
 

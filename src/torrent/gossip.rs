@@ -36,7 +36,7 @@ const EVERY: Duration = Duration::from_secs(60);
 const SETTLE: Duration = Duration::from_secs(2);
 /// A message that comes sooner after the last is not read: clocks differ a little.
 const SOONEST: Duration = Duration::from_secs(45);
-/// So many of those, less those that come in time, and the peer is closed.
+/// So many more than one for each of those times, and the peer is closed.
 const TOO_OFTEN: u32 = 20;
 /// Changes that are remembered.
 const LOG: usize = 128;
@@ -191,14 +191,14 @@ impl Torrent {
         let now = cx.now;
         let public = self.is_public() || !self.is_known();
         let Some(p) = cx.peer(conn) else { return Ok(()) };
+        p.pex.count += 1;
         if p.pex.heard.is_some_and(|at| now - at < SOONEST) {
-            p.pex.too_soon += 1;
-            let often = p.pex.too_soon > TOO_OFTEN;
+            // A line that is slow holds messages up, and several come together: they are counted over all of the time.
+            let due = (now - p.since).as_secs() / SOONEST.as_secs();
+            let often = u64::from(p.pex.count) > due + u64::from(TOO_OFTEN);
             return if often { Err(breach("names peers too often")) } else { Ok(()) };
         }
         p.pex.heard = Some(now);
-        // A message that a slow line has held up comes close before the next, and so does every other one then.
-        p.pex.too_soon = p.pex.too_soon.saturating_sub(1);
         let teller = p.addr.ip();
         let Some(message) = Pex::parse(payload, TOLD).filter(|_| public) else { return Ok(()) };
         let mut fresh = 0;
