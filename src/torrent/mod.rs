@@ -201,7 +201,7 @@ pub struct Torrent {
     retry: retry::Retry,
     /// Something that had come was lost, and it is not known what: see [`Input::PieceLost`](crate::api::Input).
     unsure: bool,
-    /// Files of pieces that could not be read any more, one entry for each.
+    /// Pieces that could not be read any more; made with the first.
     unreadable: Option<Box<unreadable::Unreadable>>,
     /// It can only be read.
     unwritable: Option<unwritable::Unwritable>,

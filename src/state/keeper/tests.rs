@@ -204,6 +204,16 @@ fn waiting(keeper: &mut Keeper<Files>) -> Vec<String> {
     keeper.folder().jobs.iter().map(|(_, job)| say(job)).collect()
 }
 
+/// Has all jobs done that there are, and those that follow from them.
+fn settle(keeper: &mut Keeper<Files>, s: &Session, st: &mut Memory) {
+    while !keeper.is_idle() {
+        if !keeper.folder().jobs.is_empty() {
+            keeper.folder().work();
+        }
+        keeper.turn(s, st);
+    }
+}
+
 fn replay(keeper: &mut Keeper<Files>, hash: &InfoHash) -> Replay {
     Replay::of(hash, &keeper.folder().files[&name::have(hash)], 2)
 }
@@ -251,12 +261,7 @@ fn a_journal_is_replaced_behind_what_is_queued() {
     // What comes now is for the new one.
     keeper.note(&s, &mut st, key, &hash, Note::Begin { rewrite: false, checking: true });
     assert_eq!(keeper.turn(&s, &mut st), None);
-    while !keeper.is_idle() {
-        if !keeper.folder().jobs.is_empty() {
-            keeper.folder().work();
-        }
-        keeper.turn(&s, &mut st);
-    }
+    settle(&mut keeper, &s, &mut st);
     let all = replay(&mut keeper, &hash);
     assert!(!all.damaged && all.phase == Phase::Checking, "{all:?}");
     assert!(!keeper.folder().files.contains_key(&new));
@@ -288,12 +293,7 @@ fn what_was_lost_is_not_queued() {
         assert_eq!(keeper.turn(&s, &mut st), Some(Answer::Synced(key, 1)));
         keeper.sync_asked(key, 2, vec![p(1)]);
         keeper.data_synced(&s, &mut st, key, 2);
-        while !keeper.is_idle() {
-            if !keeper.folder().jobs.is_empty() {
-                keeper.folder().work();
-            }
-            keeper.turn(&s, &mut st);
-        }
+        settle(&mut keeper, &s, &mut st);
         assert!(!replay(&mut keeper, &hash).damaged);
     }
 }
@@ -312,12 +312,7 @@ fn an_append_that_fails_ends_its_own_journal_and_no_other() {
     assert_eq!(keeper.turn(&s, &mut st), None);
     assert!(!keeper.folder().files.contains_key(&have), "it misses something");
     assert_eq!(keeper.kept[&key].stage, Stage::Moving(Vec::new(), false));
-    while !keeper.is_idle() {
-        if !keeper.folder().jobs.is_empty() {
-            keeper.folder().work();
-        }
-        keeper.turn(&s, &mut st);
-    }
+    settle(&mut keeper, &s, &mut st);
     assert!(keeper.kept[&key].stage == Stage::Ready && !replay(&mut keeper, &hash).damaged);
 }
 
